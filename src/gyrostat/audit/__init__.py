@@ -1,0 +1,1 @@
+"""Read a model's response to noise: titration curves, references, verdicts, safe loading."""

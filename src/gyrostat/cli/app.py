@@ -1,0 +1,73 @@
+"""The entry point: lists the verbs, maps errors to exit codes.
+
+Each file of this folder is a verb: ``cli/compare.py`` holds the function ``compare`` and is imported only when called.
+Exit codes: 0 done, 1 a finding (``scan``), 2 bad input or usage, 130 interrupted (type the same line again to resume).
+stdout carries the result, stderr the progress and the errors.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import sys
+from pathlib import Path
+
+import cyclopts
+from rich.console import Console
+
+from .. import __version__
+from .._errors import GyrostatError
+
+_NOT_VERBS = {"app"}
+
+
+def verbs() -> list[str]:
+    """Names of the verbs, read off the files of this folder; files that start with an underscore are helpers."""
+    found = (m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    return sorted(name for name in found if not name.startswith("_") and name not in _NOT_VERBS)
+
+
+def build_app() -> cyclopts.App:
+    """The cyclopts application with one lazily imported command per verb."""
+    app = cyclopts.App(
+        name="gyrostat",
+        version=__version__,
+        help="Deep learning as a dynamical system: stable recurrent layers, continuous depth, audits, sketched SVDs.",
+        help_format="plaintext",
+    )
+    for verb in verbs():
+        app.command(f"gyrostat.cli.{verb}:{verb}", name=verb.replace("_", "-"))
+    return app
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    sys.exit(run(argv))
+
+
+def run(argv: list[str] | None = None) -> int:
+    """Run one command line; the exit code comes back instead of ending the process."""
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        code = build_app()(
+            argv, exit_on_error=False, print_error=False, error_console=errors, result_action="return_value"
+        )
+    except cyclopts.CycloptsError as error:
+        _say(errors, str(error))
+        return 2
+    except GyrostatError as error:
+        _say(errors, str(error))
+        return 2
+    except KeyboardInterrupt:
+        _say(errors, "interrupted; type the same line again to go on from the last checkpoint", kind="stopped")
+        return 130
+    except BrokenPipeError:
+        return 0
+    except OSError as error:
+        _say(errors, f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+        return 2
+    return code if isinstance(code, int) else 0
+
+
+def _say(console: Console, message: str, kind: str = "error") -> None:
+    sentence = " ".join(message.split())
+    console.print(f"gyrostat: {kind}: {sentence}", markup=False)

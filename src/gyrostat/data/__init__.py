@@ -1,0 +1,1 @@
+"""Data sets and the user's own files, one file per task or source."""

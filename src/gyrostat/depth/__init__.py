@@ -1,0 +1,1 @@
+"""Models of depth: any unit, its weights and statistics as functions of depth."""

@@ -1,0 +1,1 @@
+"""One recipe per published experiment, each with the published number beside ours."""

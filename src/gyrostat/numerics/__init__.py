@@ -1,0 +1,1 @@
+"""Mathematics without modules: functions of tensors, no parameters, no files."""

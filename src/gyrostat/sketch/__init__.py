@@ -1,0 +1,1 @@
+"""Sketched singular value decompositions that know their own error."""

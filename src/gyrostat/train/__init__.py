@@ -1,0 +1,1 @@
+"""The training loop, its exact resumable state, and export."""

@@ -1,0 +1,1 @@
+"""Adversarially trained sources, fine-tuning, and the influence of training points."""
