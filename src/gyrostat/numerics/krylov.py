@@ -1,0 +1,432 @@
+r"""Krylov methods for a symmetric operator that is known by its products alone.
+
+Lanczos ``H Q_m = Q_m T_m + β_m q_{m+1} e_mᵀ`` with full re-orthogonalisation; a Ritz pair ``(θ, v = Q_m s)`` has the
+residual ``‖H v − θ v‖ = β_m |s_m|``, and some eigenvalue of H lies within it of θ. Hutchinson ``tr H = E zᵀHz`` with
+Rademacher z; Hutch++ takes the trace of the range exactly and estimates the rest; the spectral density is the mean over probes of the
+Gauss quadrature ``Σ s²_{1i} δ(θ_i)``. Conjugate gradients solve ``H x = b`` for positive definite H.
+
+Every result carries its residual or its standard error and ``converged``; no bare number leaves this file.
+
+Source: Lanczos (1950); Hutchinson (1990); Meyer et al., Hutch++, arXiv:2010.09649; Ghorbani et al., arXiv:1901.10159.
+Differs from the released code: nowhere known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .._checks import Integer, OneOf, Real, check
+from .._errors import ArgumentError, NonFiniteError
+from .._results import Result
+
+Matvec = Callable[[Tensor], Tensor]
+_COUNT = Integer(low=1)
+
+
+@dataclass(frozen=True)
+class EigenPairs(Result):
+    """Approximate eigenpairs of a symmetric operator, with the residual of each.
+
+    Attributes:
+        values: ``(k,)`` float64, estimates of eigenvalues; a true one lies within ``residuals`` of each.
+        residuals: ``(k,)`` float64, ``‖H v − θ v‖`` measured with one more product each.
+        converged: ``(k,)`` bool, residual within the tolerance.
+        steps: Products with the operator spent in the iteration.
+        vectors: ``(n, k)`` unit vectors.
+    """
+
+    values: Tensor
+    residuals: Tensor
+    converged: Tensor
+    steps: int
+    vectors: Tensor = field(repr=False)
+
+
+@dataclass(frozen=True)
+class TraceEstimate(Result):
+    """An estimate of a trace; ``standard_error`` is NaN for a single probe."""
+
+    value: float
+    standard_error: float
+    probes: int
+    samples: Tensor = field(repr=False)
+
+
+@dataclass(frozen=True)
+class SpectralDensity(Result):
+    """An estimate of the density of eigenvalues: Gauss nodes and weights, and the smoothed density on a grid.
+
+    Attributes:
+        grid: ``(G,)`` abscissae.
+        density: ``(G,)``, integrates to 1 over the real line.
+        nodes: ``(probes, m)`` Ritz values.
+        weights: ``(probes, m)``, each row sums to 1.
+        width: Standard deviation of the smoothing Gaussian.
+    """
+
+    grid: Tensor
+    density: Tensor
+    nodes: Tensor
+    weights: Tensor
+    width: float
+
+
+@dataclass(frozen=True)
+class CGSolution(Result):
+    """Solution of ``H x = b``; ``residual`` is ``‖b − H x‖ / ‖b‖`` (the worst column), recomputed at the end."""
+
+    x: Tensor = field(repr=False)
+    residual: float
+    iterations: int
+    converged: bool
+
+
+def random_vector(n: int, like: Tensor | None = None, *, generator: torch.Generator | None, law: str) -> Tensor:
+    """A vector ``(n,)`` of ``law`` ``"normal"`` or ``"rademacher"``, drawn where the generator lives."""
+    device = generator.device if generator is not None else torch.device("cpu")
+    if law == "normal":
+        z = torch.randn(n, generator=generator, device=device, dtype=torch.float64)
+    else:
+        z = torch.randint(0, 2, (n,), generator=generator, device=device).to(torch.float64).mul_(2).sub_(1)
+    return z if like is None else z.to(like)
+
+
+def _apply(matvec: Matvec, v: Tensor, where: str) -> Tensor:
+    out = matvec(v)
+    if out.shape != v.shape:
+        raise ArgumentError(
+            f"{where}: matvec must return the shape it is given, {tuple(v.shape)}, got {tuple(out.shape)}"
+        )
+    if not bool(torch.isfinite(out).all()):
+        raise NonFiniteError(f"{where}: matvec returned NaN or Inf; check the weights, the data and the loss")
+    return out.detach()
+
+
+def _default_generator(generator: torch.Generator | None) -> torch.Generator:
+    return generator if generator is not None else torch.Generator().manual_seed(0)
+
+
+def power_iteration(
+    matvec: Matvec,
+    n: int,
+    *,
+    like: Tensor | None = None,
+    tol: float = 1e-8,
+    max_steps: int = 1000,
+    generator: torch.Generator | None = None,
+) -> EigenPairs:
+    """The eigenpair of largest magnitude by power iteration (slow; the reference for :func:`lanczos`).
+
+    Args:
+        matvec: Product with a symmetric operator, ``(n,)`` to ``(n,)``.
+        n: Size.
+        like: Tensor whose dtype and device the vectors take; float64 on the CPU when left out.
+        tol: Stop at ``‖H v − θ v‖ ≤ tol |θ|``.
+        max_steps: Largest number of products.
+        generator: Start vector; a fixed seed when left out.
+
+    Raises:
+        ArgumentError: A size or tolerance out of range, or a product of another shape.
+    """
+    check({"n": _COUNT, "max_steps": _COUNT, "tol": Real(low=0)}, locals(), "power_iteration")
+    v = random_vector(n, like, generator=_default_generator(generator), law="normal")
+    v = v / v.norm()
+    theta, residual, step = 0.0, math.inf, 0
+    while step < max_steps:
+        step += 1
+        Hv = _apply(matvec, v, "power_iteration")
+        theta = float(v @ Hv)
+        residual = float((Hv - theta * v).norm())
+        if residual <= tol * abs(theta) or residual == 0.0:
+            break
+        v = Hv / Hv.norm()
+    converged = residual <= tol * abs(theta) or residual == 0.0
+    return EigenPairs(
+        torch.tensor([theta], dtype=torch.float64),
+        torch.tensor([residual], dtype=torch.float64),
+        torch.tensor([converged]),
+        step,
+        v[:, None],
+    )
+
+
+class _Krylov:
+    """A growing Krylov basis, orthogonal to working precision, and its tridiagonal matrix."""
+
+    def __init__(self, matvec: Matvec, start: Tensor, generator: torch.Generator, where: str) -> None:
+        self.matvec, self.generator, self.where = matvec, generator, where
+        self.n = start.numel()
+        self._rows = start.new_empty(min(16, self.n), self.n)
+        self._rows[0] = start / start.norm()
+        self.size = 1
+        self.alphas: list[float] = []
+        self.betas: list[float] = []
+        self.scale = 0.0
+
+    def vectors(self, m: int) -> Tensor:
+        """The first m basis vectors as rows, ``(m, n)``."""
+        return self._rows[:m]
+
+    def _append(self, q: Tensor) -> None:
+        if self.size == len(self._rows):
+            rows = self._rows.new_empty(min(2 * self.size, self.n), self.n)
+            rows[: self.size] = self._rows
+            self._rows = rows
+        self._rows[self.size] = q
+        self.size += 1
+
+    def _orthogonalise(self, w: Tensor) -> Tensor:
+        Q = self.vectors(self.size)
+        for _ in range(2):  # twice is enough (Kahan, Parlett)
+            w = w - Q.T @ (Q @ w)
+        return w
+
+    def grow(self) -> None:
+        """One more product; on an invariant subspace a fresh direction follows, so that multiple values are found."""
+        q = self._rows[self.size - 1]
+        w = _apply(self.matvec, q, self.where)
+        self.scale = max(self.scale, float(w.norm()))
+        self.alphas.append(float(q @ w))
+        if self.size == self.n:
+            self.betas.append(0.0)
+            return
+        w = self._orthogonalise(w)
+        beta = float(w.norm())
+        if beta <= 10 * torch.finfo(w.dtype).eps * max(self.scale, torch.finfo(w.dtype).tiny):
+            beta = 0.0
+            w = self._orthogonalise(random_vector(self.n, w, generator=self.generator, law="normal"))
+        self.betas.append(beta)
+        self._append(w / w.norm())
+
+    def ritz(self) -> tuple[Tensor, Tensor]:
+        """Ritz values, ascending, and the eigenvectors of the tridiagonal matrix (float64)."""
+        m = len(self.alphas)
+        T = torch.diag(torch.tensor(self.alphas, dtype=torch.float64))
+        if m > 1:
+            off = torch.tensor(self.betas[: m - 1], dtype=torch.float64)
+            T = T + torch.diag(off, 1) + torch.diag(off, -1)
+        return torch.linalg.eigh(T)
+
+
+def _wanted(theta: Tensor, k: int, which: str) -> Tensor:
+    m = theta.numel()
+    if which == "largest":
+        return torch.arange(m - 1, m - 1 - k, -1)
+    if which == "smallest":
+        return torch.arange(k)
+    if which == "magnitude":
+        return theta.abs().argsort(descending=True, stable=True)[:k]
+    ends = torch.cat([torch.arange(m - 1, m - 1 - k, -1), torch.arange(k)])  # both
+    return torch.unique(ends).flip(0)
+
+
+def lanczos(
+    matvec: Matvec,
+    n: int,
+    k: int = 1,
+    *,
+    which: str = "largest",
+    like: Tensor | None = None,
+    tol: float = 1e-8,
+    max_steps: int | None = None,
+    generator: torch.Generator | None = None,
+) -> EigenPairs:
+    """Eigenpairs at the ends of the spectrum by Lanczos with full re-orthogonalisation.
+
+    Memory is ``n * max_steps`` numbers. The stop is ``residual ≤ tol |θ|``, or rounding level where θ is nearly zero.
+
+    Args:
+        matvec: Product with a symmetric operator, ``(n,)`` to ``(n,)``.
+        n: Size.
+        k: How many eigenpairs at an end, at most ``n``.
+        which: ``"largest"`` or ``"smallest"`` (algebraic), ``"magnitude"``, or ``"both"`` (k at either end).
+        like: Tensor whose dtype and device the vectors take; float64 on the CPU when left out.
+        tol: Relative tolerance of the residual.
+        max_steps: Largest number of products; ``min(n, max(20 k, 200))`` when left out.
+        generator: Start vector; a fixed seed when left out, so that two calls agree.
+
+    Returns:
+        Pairs sorted from large to small; ``converged`` says which of them to trust.
+
+    Raises:
+        ArgumentError: A size or tolerance out of range, or a product of another shape.
+    """
+    rules = {
+        "n": _COUNT,
+        "k": _COUNT,
+        "tol": Real(low=0),
+        "max_steps": Integer(low=1, optional=True),
+        "which": OneOf(("largest", "smallest", "magnitude", "both")),
+    }
+    check(rules, locals(), "lanczos")
+    if k > n:
+        raise ArgumentError(f"lanczos: k must be at most the size of the operator, {n}, got {k}")
+    limit = min(n, max_steps if max_steps is not None else max(20 * k, 200))
+    limit = max(limit, k)
+    draw = _default_generator(generator)
+    space = _Krylov(matvec, random_vector(n, like, generator=draw, law="normal"), draw, "lanczos")
+    floor = 10 * torch.finfo(space.vectors(1).dtype).eps
+    theta, S, index = torch.empty(0), torch.empty(0), torch.empty(0)
+    for m in range(1, limit + 1):
+        space.grow()
+        if m < min(limit, 2 * k if which == "both" else k) or (m % 4 and m < limit and space.betas[-1] > 0):
+            continue
+        theta, S = space.ritz()
+        index = _wanted(theta, min(k, m), which)
+        bound = space.betas[-1] * S[-1, index].abs()
+        if m < n and space.betas[-1] == 0.0:
+            continue  # the subspace is exact, but other eigenvalues may lie outside of it
+        if bool((bound <= 0.5 * tol * theta[index].abs().clamp_min(floor * space.scale)).all()):
+            break
+    Q = space.vectors(theta.numel())
+    V = Q.T @ S[:, index].to(Q)  # (n, k)
+    V = V / V.norm(dim=0)
+    values = theta[index]
+    residuals = torch.tensor(
+        [float((_apply(matvec, v, "lanczos") - float(t) * v).norm()) for v, t in zip(V.T, values)], dtype=torch.float64
+    )
+    converged = residuals <= torch.maximum(tol * values.abs(), torch.tensor(floor * space.scale, dtype=torch.float64))
+    order = values.argsort(descending=True)
+    return EigenPairs(values[order], residuals[order], converged[order], len(space.alphas), V[:, order.to(V.device)])
+
+
+def hutchinson(
+    matvec: Matvec, n: int, probes: int = 32, *, like: Tensor | None = None, generator: torch.Generator | None = None
+) -> TraceEstimate:
+    """Unbiased estimate of the trace, ``mean of zᵀHz`` over Rademacher vectors, with its standard error."""
+    check({"n": _COUNT, "probes": _COUNT}, locals(), "hutchinson")
+    draw = _default_generator(generator)
+    samples = []
+    for _ in range(probes):
+        z = random_vector(n, like, generator=draw, law="rademacher")
+        samples.append(float(z @ _apply(matvec, z, "hutchinson")))
+    return _trace(torch.tensor(samples, dtype=torch.float64), probes)
+
+
+def _trace(samples: Tensor, probes: int, offset: float = 0.0) -> TraceEstimate:
+    error = float(samples.std() / math.sqrt(samples.numel())) if samples.numel() > 1 else math.nan
+    return TraceEstimate(offset + float(samples.mean()), error, probes, samples + offset)
+
+
+def hutchpp(
+    matvec: Matvec, n: int, probes: int = 33, *, like: Tensor | None = None, generator: torch.Generator | None = None
+) -> TraceEstimate:
+    """Hutch++: a third of the products finds the range, a third its exact trace, a third estimates the rest.
+
+    Far smaller variance than :func:`hutchinson` where few eigenvalues carry the trace; exact for rank up to
+    ``probes // 3``.
+    """
+    check({"n": _COUNT, "probes": Integer(low=3)}, locals(), "hutchpp")
+    draw = _default_generator(generator)
+    k = min(probes // 3, n)
+    sketch = [_apply(matvec, random_vector(n, like, generator=draw, law="rademacher"), "hutchpp") for _ in range(k)]
+    Q = torch.linalg.qr(torch.stack(sketch, dim=1)).Q  # (n, k)
+    exact = sum(float(q @ _apply(matvec, q.contiguous(), "hutchpp")) for q in Q.T)
+    samples = []
+    for _ in range(max(probes - 2 * k, 1)):
+        z = random_vector(n, like, generator=draw, law="rademacher").to(Q)
+        z = z - Q @ (Q.T @ z)
+        samples.append(float(z @ _apply(matvec, z, "hutchpp")))
+    return _trace(torch.tensor(samples, dtype=torch.float64), probes, exact)
+
+
+def lanczos_density(
+    matvec: Matvec,
+    n: int,
+    *,
+    probes: int = 4,
+    steps: int = 50,
+    points: int = 512,
+    width: float | None = None,
+    like: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> SpectralDensity:
+    """Estimate of the spectral density by stochastic Lanczos quadrature.
+
+    Args:
+        matvec: Product with a symmetric operator.
+        n: Size.
+        probes: Random start vectors.
+        steps: Lanczos steps per probe, at most ``n``.
+        points: Size of the grid.
+        width: Standard deviation of the smoothing Gaussian; 1 % of the spectrum's range when left out.
+        like: Tensor whose dtype and device the vectors take.
+        generator: Start vectors; a fixed seed when left out.
+    """
+    rules = {"n": _COUNT, "probes": _COUNT, "steps": _COUNT, "points": Integer(low=2)}
+    check({**rules, "width": Real(low=0, closed="neither", optional=True)}, locals(), "lanczos_density")
+    draw = _default_generator(generator)
+    m = min(steps, n)
+    nodes, weights = [], []
+    for _ in range(probes):
+        space = _Krylov(matvec, random_vector(n, like, generator=draw, law="rademacher"), draw, "lanczos_density")
+        for _ in range(m):
+            space.grow()
+        theta, S = space.ritz()
+        nodes.append(theta)
+        weights.append(S[0] ** 2)
+    node, weight = torch.stack(nodes), torch.stack(weights)  # (probes, m)
+    low, high = float(node.min()), float(node.max())
+    span = max(high - low, 1e-12 * max(abs(low), abs(high), 1.0))
+    sigma = width if width is not None else 0.01 * span
+    grid = torch.linspace(low - 5 * sigma, high + 5 * sigma, points, dtype=torch.float64)
+    bells = torch.exp(-0.5 * ((grid[:, None, None] - node) / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
+    return SpectralDensity(grid, (bells * weight).sum(-1).mean(-1), node, weight, float(sigma))
+
+
+def conjugate_gradient(
+    matvec: Matvec,
+    b: Tensor,
+    *,
+    damping: float = 0.0,
+    tol: float = 1e-8,
+    max_steps: int | None = None,
+    x0: Tensor | None = None,
+) -> CGSolution:
+    """Solve ``(H + damping I) x = b`` for symmetric positive definite ``H + damping I``.
+
+    Args:
+        matvec: Product with H, of the shape of ``b``.
+        b: ``(n,)``, or ``(n, r)`` for r right-hand sides at once (``matvec`` then takes ``(n, r)``).
+        damping: Added to the diagonal.
+        tol: Stop at ``‖b − H x‖ ≤ tol ‖b‖`` in each column.
+        max_steps: Largest number of products; ``10 n`` when left out.
+        x0: Start, zero when left out.
+
+    Raises:
+        ArgumentError: A direction of non-positive curvature was met: H + damping I is not positive definite.
+    """
+    rules = {"damping": Real(low=0), "tol": Real(low=0), "max_steps": Integer(low=1, optional=True)}
+    check(rules, locals(), "conjugate_gradient")
+    limit = max_steps if max_steps is not None else 10 * b.shape[0]
+
+    def product(v: Tensor) -> Tensor:
+        return _apply(matvec, v, "conjugate_gradient") + damping * v
+
+    x = torch.zeros_like(b) if x0 is None else x0.clone()
+    r = b - product(x) if x0 is not None else b.clone()
+    p, rho = r.clone(), (r * r).sum(0)
+    goal = (tol * b.norm(dim=0)) ** 2
+    steps = 0
+    while steps < limit and bool((rho > goal).any()):
+        Hp = product(p)
+        curvature = (p * Hp).sum(0)
+        live = rho > goal
+        if bool((curvature[live] <= 0).any() if live.ndim else curvature <= 0):
+            raise ArgumentError(
+                "conjugate_gradient: matvec is not positive definite (a direction of curvature <= 0 was met); "
+                "raise damping= above the most negative eigenvalue's size"
+            )
+        step = torch.where(live, rho / torch.where(live, curvature, 1.0), 0.0)
+        x, r = x + step * p, r - step * Hp
+        rho_next = (r * r).sum(0)
+        p = r + torch.where(live, rho_next / torch.where(live, rho, 1.0), 0.0) * p
+        rho, steps = rho_next, steps + 1
+    norm = b.norm(dim=0)
+    residual = float(((b - product(x)).norm(dim=0) / torch.where(norm > 0, norm, 1.0)).max())
+    return CGSolution(x, residual, steps, residual <= 10 * tol)
