@@ -14,6 +14,12 @@ __version__ = "0.1.0"
 _PUBLIC: dict[str, str] = {
     # errors
     "GyrostatError": "_errors",
+    # recurrent
+    "LEM": "recurrent.lem",
+    "LEMCell": "recurrent.lem",
+    "Recurrent": "recurrent.layer",
+    "cell_names": "recurrent.cell",
+    "get_cell": "recurrent.cell",
 }
 
 __all__ = [*sorted(_PUBLIC), "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
@@ -33,3 +39,8 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from ._errors import GyrostatError as GyrostatError
+    from .recurrent.cell import cell_names as cell_names
+    from .recurrent.cell import get_cell as get_cell
+    from .recurrent.layer import Recurrent as Recurrent
+    from .recurrent.lem import LEM as LEM
+    from .recurrent.lem import LEMCell as LEMCell
