@@ -10,12 +10,10 @@ from hypothesis import strategies as st
 from gyrostat._errors import NonFiniteError
 from gyrostat.numerics.krylov import (
     conjugate_gradient,
-    hutchinson,
-    hutchpp,
     lanczos,
-    lanczos_density,
     power_iteration,
 )
+from gyrostat.numerics.trace import hutchinson, hutchpp, lanczos_density
 
 
 def symmetric(n, seed=0):

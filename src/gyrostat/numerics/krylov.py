@@ -1,13 +1,10 @@
 r"""Krylov methods for a symmetric operator that is known by its products alone.
 
 Lanczos ``H Q_m = Q_m T_m + β_m q_{m+1} e_mᵀ`` with full re-orthogonalisation; a Ritz pair ``(θ, v = Q_m s)`` has the
-residual ``‖H v − θ v‖ = β_m |s_m|``, and some eigenvalue of H lies within it of θ. Hutchinson ``tr H = E zᵀHz`` with
-Rademacher z; Hutch++ takes the trace of the range exactly and estimates the rest; the spectral density is the mean over probes of the
-Gauss quadrature ``Σ s²_{1i} δ(θ_i)``. Conjugate gradients solve ``H x = b`` for positive definite H.
+residual ``‖H v − θ v‖ = β_m |s_m|``, and some eigenvalue of H lies within it of θ. Conjugate gradients solve ``H x = b``
+for positive definite H. Every result carries its residual and ``converged``; no bare number leaves this file.
 
-Every result carries its residual or its standard error and ``converged``; no bare number leaves this file.
-
-Source: Lanczos (1950); Hutchinson (1990); Meyer et al., Hutch++, arXiv:2010.09649; Ghorbani et al., arXiv:1901.10159.
+Source: Lanczos (1950); Hestenes and Stiefel (1952); Parlett, The Symmetric Eigenvalue Problem.
 Differs from the released code: nowhere known.
 """
 
@@ -25,7 +22,7 @@ from .._errors import ArgumentError, NonFiniteError
 from .._results import Result
 
 Matvec = Callable[[Tensor], Tensor]
-_COUNT = Integer(low=1)
+COUNT = Integer(low=1)
 
 
 @dataclass(frozen=True)
@@ -48,35 +45,6 @@ class EigenPairs(Result):
 
 
 @dataclass(frozen=True)
-class TraceEstimate(Result):
-    """An estimate of a trace; ``standard_error`` is NaN for a single probe."""
-
-    value: float
-    standard_error: float
-    probes: int
-    samples: Tensor = field(repr=False)
-
-
-@dataclass(frozen=True)
-class SpectralDensity(Result):
-    """An estimate of the density of eigenvalues: Gauss nodes and weights, and the smoothed density on a grid.
-
-    Attributes:
-        grid: ``(G,)`` abscissae.
-        density: ``(G,)``, integrates to 1 over the real line.
-        nodes: ``(probes, m)`` Ritz values.
-        weights: ``(probes, m)``, each row sums to 1.
-        width: Standard deviation of the smoothing Gaussian.
-    """
-
-    grid: Tensor
-    density: Tensor
-    nodes: Tensor
-    weights: Tensor
-    width: float
-
-
-@dataclass(frozen=True)
 class CGSolution(Result):
     """Solution of ``H x = b``; ``residual`` is ``‖b − H x‖ / ‖b‖`` (the worst column), recomputed at the end."""
 
@@ -96,7 +64,8 @@ def random_vector(n: int, like: Tensor | None = None, *, generator: torch.Genera
     return z if like is None else z.to(like)
 
 
-def _apply(matvec: Matvec, v: Tensor, where: str) -> Tensor:
+def apply(matvec: Matvec, v: Tensor, where: str) -> Tensor:
+    """One product, checked for shape and for finite numbers."""
     out = matvec(v)
     if out.shape != v.shape:
         raise ArgumentError(
@@ -107,7 +76,8 @@ def _apply(matvec: Matvec, v: Tensor, where: str) -> Tensor:
     return out.detach()
 
 
-def _default_generator(generator: torch.Generator | None) -> torch.Generator:
+def default_generator(generator: torch.Generator | None) -> torch.Generator:
+    """The generator itself, or one with a fixed seed, so that two calls agree."""
     return generator if generator is not None else torch.Generator().manual_seed(0)
 
 
@@ -133,13 +103,13 @@ def power_iteration(
     Raises:
         ArgumentError: A size or tolerance out of range, or a product of another shape.
     """
-    check({"n": _COUNT, "max_steps": _COUNT, "tol": Real(low=0)}, locals(), "power_iteration")
-    v = random_vector(n, like, generator=_default_generator(generator), law="normal")
+    check({"n": COUNT, "max_steps": COUNT, "tol": Real(low=0)}, locals(), "power_iteration")
+    v = random_vector(n, like, generator=default_generator(generator), law="normal")
     v = v / v.norm()
     theta, residual, step = 0.0, math.inf, 0
     while step < max_steps:
         step += 1
-        Hv = _apply(matvec, v, "power_iteration")
+        Hv = apply(matvec, v, "power_iteration")
         theta = float(v @ Hv)
         residual = float((Hv - theta * v).norm())
         if residual <= tol * abs(theta) or residual == 0.0:
@@ -155,7 +125,7 @@ def power_iteration(
     )
 
 
-class _Krylov:
+class KrylovSpace:
     """A growing Krylov basis, orthogonal to working precision, and its tridiagonal matrix."""
 
     def __init__(self, matvec: Matvec, start: Tensor, generator: torch.Generator, where: str) -> None:
@@ -189,7 +159,7 @@ class _Krylov:
     def grow(self) -> None:
         """One more product; on an invariant subspace a fresh direction follows, so that multiple values are found."""
         q = self._rows[self.size - 1]
-        w = _apply(self.matvec, q, self.where)
+        w = apply(self.matvec, q, self.where)
         self.scale = max(self.scale, float(w.norm()))
         self.alphas.append(float(q @ w))
         if self.size == self.n:
@@ -257,8 +227,8 @@ def lanczos(
         ArgumentError: A size or tolerance out of range, or a product of another shape.
     """
     rules = {
-        "n": _COUNT,
-        "k": _COUNT,
+        "n": COUNT,
+        "k": COUNT,
         "tol": Real(low=0),
         "max_steps": Integer(low=1, optional=True),
         "which": OneOf(("largest", "smallest", "magnitude", "both")),
@@ -268,8 +238,8 @@ def lanczos(
         raise ArgumentError(f"lanczos: k must be at most the size of the operator, {n}, got {k}")
     limit = min(n, max_steps if max_steps is not None else max(20 * k, 200))
     limit = max(limit, k)
-    draw = _default_generator(generator)
-    space = _Krylov(matvec, random_vector(n, like, generator=draw, law="normal"), draw, "lanczos")
+    draw = default_generator(generator)
+    space = KrylovSpace(matvec, random_vector(n, like, generator=draw, law="normal"), draw, "lanczos")
     floor = 10 * torch.finfo(space.vectors(1).dtype).eps
     theta, S, index = torch.empty(0), torch.empty(0), torch.empty(0)
     for m in range(1, limit + 1):
@@ -288,95 +258,11 @@ def lanczos(
     V = V / V.norm(dim=0)
     values = theta[index]
     residuals = torch.tensor(
-        [float((_apply(matvec, v, "lanczos") - float(t) * v).norm()) for v, t in zip(V.T, values)], dtype=torch.float64
+        [float((apply(matvec, v, "lanczos") - float(t) * v).norm()) for v, t in zip(V.T, values)], dtype=torch.float64
     )
     converged = residuals <= torch.maximum(tol * values.abs(), torch.tensor(floor * space.scale, dtype=torch.float64))
     order = values.argsort(descending=True)
     return EigenPairs(values[order], residuals[order], converged[order], len(space.alphas), V[:, order.to(V.device)])
-
-
-def hutchinson(
-    matvec: Matvec, n: int, probes: int = 32, *, like: Tensor | None = None, generator: torch.Generator | None = None
-) -> TraceEstimate:
-    """Unbiased estimate of the trace, ``mean of zᵀHz`` over Rademacher vectors, with its standard error."""
-    check({"n": _COUNT, "probes": _COUNT}, locals(), "hutchinson")
-    draw = _default_generator(generator)
-    samples = []
-    for _ in range(probes):
-        z = random_vector(n, like, generator=draw, law="rademacher")
-        samples.append(float(z @ _apply(matvec, z, "hutchinson")))
-    return _trace(torch.tensor(samples, dtype=torch.float64), probes)
-
-
-def _trace(samples: Tensor, probes: int, offset: float = 0.0) -> TraceEstimate:
-    error = float(samples.std() / math.sqrt(samples.numel())) if samples.numel() > 1 else math.nan
-    return TraceEstimate(offset + float(samples.mean()), error, probes, samples + offset)
-
-
-def hutchpp(
-    matvec: Matvec, n: int, probes: int = 33, *, like: Tensor | None = None, generator: torch.Generator | None = None
-) -> TraceEstimate:
-    """Hutch++: a third of the products finds the range, a third its exact trace, a third estimates the rest.
-
-    Far smaller variance than :func:`hutchinson` where few eigenvalues carry the trace; exact for rank up to
-    ``probes // 3``.
-    """
-    check({"n": _COUNT, "probes": Integer(low=3)}, locals(), "hutchpp")
-    draw = _default_generator(generator)
-    k = min(probes // 3, n)
-    sketch = [_apply(matvec, random_vector(n, like, generator=draw, law="rademacher"), "hutchpp") for _ in range(k)]
-    Q = torch.linalg.qr(torch.stack(sketch, dim=1)).Q  # (n, k)
-    exact = sum(float(q @ _apply(matvec, q.contiguous(), "hutchpp")) for q in Q.T)
-    samples = []
-    for _ in range(max(probes - 2 * k, 1)):
-        z = random_vector(n, like, generator=draw, law="rademacher").to(Q)
-        z = z - Q @ (Q.T @ z)
-        samples.append(float(z @ _apply(matvec, z, "hutchpp")))
-    return _trace(torch.tensor(samples, dtype=torch.float64), probes, exact)
-
-
-def lanczos_density(
-    matvec: Matvec,
-    n: int,
-    *,
-    probes: int = 4,
-    steps: int = 50,
-    points: int = 512,
-    width: float | None = None,
-    like: Tensor | None = None,
-    generator: torch.Generator | None = None,
-) -> SpectralDensity:
-    """Estimate of the spectral density by stochastic Lanczos quadrature.
-
-    Args:
-        matvec: Product with a symmetric operator.
-        n: Size.
-        probes: Random start vectors.
-        steps: Lanczos steps per probe, at most ``n``.
-        points: Size of the grid.
-        width: Standard deviation of the smoothing Gaussian; 1 % of the spectrum's range when left out.
-        like: Tensor whose dtype and device the vectors take.
-        generator: Start vectors; a fixed seed when left out.
-    """
-    rules = {"n": _COUNT, "probes": _COUNT, "steps": _COUNT, "points": Integer(low=2)}
-    check({**rules, "width": Real(low=0, closed="neither", optional=True)}, locals(), "lanczos_density")
-    draw = _default_generator(generator)
-    m = min(steps, n)
-    nodes, weights = [], []
-    for _ in range(probes):
-        space = _Krylov(matvec, random_vector(n, like, generator=draw, law="rademacher"), draw, "lanczos_density")
-        for _ in range(m):
-            space.grow()
-        theta, S = space.ritz()
-        nodes.append(theta)
-        weights.append(S[0] ** 2)
-    node, weight = torch.stack(nodes), torch.stack(weights)  # (probes, m)
-    low, high = float(node.min()), float(node.max())
-    span = max(high - low, 1e-12 * max(abs(low), abs(high), 1.0))
-    sigma = width if width is not None else 0.01 * span
-    grid = torch.linspace(low - 5 * sigma, high + 5 * sigma, points, dtype=torch.float64)
-    bells = torch.exp(-0.5 * ((grid[:, None, None] - node) / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
-    return SpectralDensity(grid, (bells * weight).sum(-1).mean(-1), node, weight, float(sigma))
 
 
 def conjugate_gradient(
@@ -406,7 +292,7 @@ def conjugate_gradient(
     limit = max_steps if max_steps is not None else 10 * b.shape[0]
 
     def product(v: Tensor) -> Tensor:
-        return _apply(matvec, v, "conjugate_gradient") + damping * v
+        return apply(matvec, v, "conjugate_gradient") + damping * v
 
     x = torch.zeros_like(b) if x0 is None else x0.clone()
     r = b - product(x) if x0 is not None else b.clone()
