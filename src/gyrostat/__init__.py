@@ -15,11 +15,28 @@ _PUBLIC: dict[str, str] = {
     # errors
     "GyrostatError": "_errors",
     # recurrent
+    "LipschitzRNN": "recurrent.lipschitz",
+    "LipschitzRNNCell": "recurrent.lipschitz",
+    "NoisyRNN": "recurrent.noisy",
+    "NoisyRNNCell": "recurrent.noisy",
+    "AntisymmetricRNN": "recurrent.antisymmetric",
+    "AntisymmetricRNNCell": "recurrent.antisymmetric",
+    "ElmanRNN": "recurrent.elman",
+    "ElmanRNNCell": "recurrent.elman",
+    "ResidualRNN": "recurrent.elman",
+    "ResidualRNNCell": "recurrent.elman",
     "LEM": "recurrent.lem",
     "LEMCell": "recurrent.lem",
     "Recurrent": "recurrent.layer",
     "cell_names": "recurrent.cell",
     "get_cell": "recurrent.cell",
+    # sketch
+    "sketched_svd": "sketch.svd",
+    "svd": "sketch.svd",
+    "certify": "sketch.svd",
+    "bootstrap_error": "sketch.bootstrap",
+    "ErrorBounds": "sketch.bootstrap",
+    "SketchWarning": "sketch.warning",
 }
 
 __all__ = [*sorted(_PUBLIC), "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
@@ -39,8 +56,24 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from ._errors import GyrostatError as GyrostatError
+    from .recurrent.antisymmetric import AntisymmetricRNN as AntisymmetricRNN
+    from .recurrent.antisymmetric import AntisymmetricRNNCell as AntisymmetricRNNCell
     from .recurrent.cell import cell_names as cell_names
     from .recurrent.cell import get_cell as get_cell
+    from .recurrent.elman import ElmanRNN as ElmanRNN
+    from .recurrent.elman import ElmanRNNCell as ElmanRNNCell
+    from .recurrent.elman import ResidualRNN as ResidualRNN
+    from .recurrent.elman import ResidualRNNCell as ResidualRNNCell
     from .recurrent.layer import Recurrent as Recurrent
     from .recurrent.lem import LEM as LEM
     from .recurrent.lem import LEMCell as LEMCell
+    from .recurrent.lipschitz import LipschitzRNN as LipschitzRNN
+    from .recurrent.lipschitz import LipschitzRNNCell as LipschitzRNNCell
+    from .recurrent.noisy import NoisyRNN as NoisyRNN
+    from .recurrent.noisy import NoisyRNNCell as NoisyRNNCell
+    from .sketch.bootstrap import ErrorBounds as ErrorBounds
+    from .sketch.bootstrap import bootstrap_error as bootstrap_error
+    from .sketch.svd import certify as certify
+    from .sketch.svd import sketched_svd as sketched_svd
+    from .sketch.svd import svd as svd
+    from .sketch.warning import SketchWarning as SketchWarning
