@@ -37,6 +37,8 @@ _PUBLIC: dict[str, str] = {
     "bootstrap_error": "sketch.bootstrap",
     "ErrorBounds": "sketch.bootstrap",
     "SketchWarning": "sketch.warning",
+    "SketchedPCA": "sketch.estimator",
+    "SketchedSVD": "sketch.estimator",
 }
 
 __all__ = [*sorted(_PUBLIC), "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
@@ -73,6 +75,8 @@ if TYPE_CHECKING:
     from .recurrent.noisy import NoisyRNNCell as NoisyRNNCell
     from .sketch.bootstrap import ErrorBounds as ErrorBounds
     from .sketch.bootstrap import bootstrap_error as bootstrap_error
+    from .sketch.estimator import SketchedPCA as SketchedPCA
+    from .sketch.estimator import SketchedSVD as SketchedSVD
     from .sketch.svd import certify as certify
     from .sketch.svd import sketched_svd as sketched_svd
     from .sketch.svd import svd as svd

@@ -1,0 +1,371 @@
+"""Anything with rows, read as a sequence of blocks: array, memmap, sparse, torch, dask, zarr, HDF5, iterator of blocks.
+
+Every pass checks what it reads: a NaN or Inf is refused with its row and column, a block of another width with its number.
+Sparse matrices are never made dense, and nothing larger than one block is held.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from .._errors import ArgumentError, ArgumentTypeError, DataError, MemoryBudgetError, NonFiniteError
+from .warning import warn
+
+BLOCK_BYTES = 1 << 20
+
+
+class Block(NamedTuple):
+    """Consecutive rows, as float64 or complex128, with the squared norm of each."""
+
+    start: int
+    data: Any
+    energy: np.ndarray
+
+
+class Rows:
+    """Rows of a tall matrix, read in order as often as needed (once, where ``one_shot``).
+
+    Attributes:
+        n: Number of rows, None until a one-shot iterator has been read.
+        d: Number of columns.
+        dtype: float64 or complex128, what blocks are delivered in.
+        source_dtype: dtype of the matrix itself.
+        transposed: These are the columns of the matrix that was given.
+        guard: Called with no argument before and after each block; raises where the source has changed.
+    """
+
+    n: int | None
+    d: int
+    one_shot = False
+    sparse = False
+    transposed = False
+    guard: Callable[[], None] | None = None
+
+    def __init__(self, n: int | None, d: int, dtype: Any) -> None:
+        self.n, self.d = n, d
+        self.source_dtype = _accepted(dtype)
+        self.dtype = np.dtype(np.complex128 if self.source_dtype.kind == "c" else np.float64)
+
+    def _raw(self, start: int, stop: int | None) -> Iterator[Any]:
+        raise ArgumentTypeError("rows: this source cannot be read")
+
+    def blocks(self, start: int = 0) -> Iterator[Block]:
+        """Checked blocks in order of rows, from row ``start``."""
+        at = start
+        for number, raw in enumerate(self._raw(start, self.n)):
+            if self.guard is not None:
+                self.guard()
+            if raw.ndim != 2 or raw.shape[1] != self.d:
+                raise DataError(
+                    f"A: block {number} has shape {tuple(raw.shape)}, but blocks must be (rows, {self.d}) as the first was"
+                )
+            for piece in _pieces(raw):
+                data = piece.astype(self.dtype, copy=False)
+                if not sp.issparse(data):
+                    data = np.ascontiguousarray(data)
+                energy = row_energy(data)
+                if not np.isfinite(energy.sum()):
+                    _refuse_nonfinite(data, at)
+                yield Block(at, data, energy)
+                at += data.shape[0]
+        if self.guard is not None:
+            self.guard()
+        if self.n is not None and at != self.n:
+            raise DataError(f"A: the source ended after {at} rows, but {self.n} were expected")
+        self.n = at
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """The rows ``index`` (repeats allowed), dense, checked."""
+        raise ArgumentTypeError("rows: this source has no random access to rows")
+
+    def _checked(self, data: Any, index: np.ndarray) -> np.ndarray:
+        if self.guard is not None:
+            self.guard()
+        dense = np.asarray(data.toarray() if sp.issparse(data) else data).astype(self.dtype, copy=False)
+        bad = np.argwhere(~np.isfinite(dense))
+        if len(bad):
+            raise _nonfinite(int(index[bad[0, 0]]), int(bad[0, 1]))
+        return dense
+
+    @property
+    def random_access(self) -> bool:
+        """Whether ``take`` works."""
+        return type(self).take is not Rows.take
+
+
+class ArrayRows(Rows):
+    """Rows of something that can be sliced: numpy, memmap, h5py, zarr, torch."""
+
+    def __init__(self, array: Any, transposed: bool) -> None:
+        n, d = array.shape[::-1] if transposed else array.shape
+        super().__init__(int(n), int(d), _dtype_of(array))
+        self._array, self._transposed = array, transposed
+        size = max(1, self.d * self.source_dtype.itemsize)
+        in_memory = isinstance(array, np.ndarray) and not isinstance(array, np.memmap)
+        # reads from disk come in larger pieces than the cache-sized blocks that are worked on
+        self._step = max(1, (BLOCK_BYTES if in_memory else 32 << 20) // size)
+        chunk = getattr(array, "chunks", None)
+        if chunk and isinstance(chunk[0], int):
+            rows = chunk[1 if transposed else 0]
+            self._step = max(rows, self._step // rows * rows)
+
+    def _raw(self, start: int, stop: int | None) -> Iterator[Any]:
+        for a in range(start, self.n or 0, self._step):
+            yield self._slice(a, min(a + self._step, self.n or 0))
+
+    def _slice(self, a: int, b: int) -> np.ndarray:
+        return _numpy(self._array[:, a:b]).T if self._transposed else _numpy(self._array[a:b])
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """The rows ``index``; the source is asked for each distinct row once, in order."""
+        unique, back = np.unique(index, return_inverse=True)
+        if isinstance(self._array, np.ndarray):
+            data = self._array[:, unique].T if self._transposed else self._array[unique]
+        elif hasattr(self._array, "oindex"):
+            data = self._array.oindex[:, unique].T if self._transposed else self._array.oindex[unique]
+        else:
+            data = _numpy(self._array[:, unique]).T if self._transposed else _numpy(self._array[unique])
+        return self._checked(data, unique)[back]
+
+
+class SparseRows(Rows):
+    """Rows of a scipy.sparse matrix, kept in CSR."""
+
+    sparse = True
+
+    def __init__(self, matrix: Any, transposed: bool) -> None:
+        matrix = (matrix.T if transposed else matrix).tocsr()
+        super().__init__(*matrix.shape, matrix.dtype)
+        self._matrix = matrix
+        self._step = max(1, int((1 << 20) * max(1, matrix.shape[0]) / max(1, matrix.nnz)))
+
+    def _raw(self, start: int, stop: int | None) -> Iterator[Any]:
+        for a in range(start, self._matrix.shape[0], self._step):
+            yield self._matrix[a : a + self._step]
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """The rows ``index``, dense: as many as were asked for."""
+        return self._checked(self._matrix[index], index)
+
+
+class DaskRows(Rows):
+    """Rows of a dask array; each row block is computed by whichever scheduler is active."""
+
+    def __init__(self, array: Any, transposed: bool) -> None:
+        array = array.T if transposed else array
+        if any(np.isnan(s) for s in array.shape):
+            raise ArgumentError("A: the dask array has chunks of unknown size; call A.compute_chunk_sizes() first")
+        super().__init__(*array.shape, array.dtype)
+        if len(array.chunks[1]) > 1:
+            warn(
+                f"A is chunked along {'rows' if transposed else 'columns'} too: it is rechunked on the fly; "
+                "rechunk it yourself so that each block holds whole rows"
+            )
+            array = array.rechunk({1: -1})
+        self.array = array
+
+    def _raw(self, start: int, stop: int | None) -> Iterator[Any]:
+        at = 0
+        for i, rows in enumerate(self.array.chunks[0]):
+            if at + rows > start:
+                block = np.asarray(self.array.blocks[i].compute())
+                yield block[max(0, start - at) :]
+            at += rows
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """The rows ``index``."""
+        unique, back = np.unique(index, return_inverse=True)
+        return self._checked(self.array[unique].compute(), unique)[back]
+
+
+class BlockRows(Rows):
+    """Rows from a list of blocks, a function that starts a fresh iterator, or a one-shot iterator."""
+
+    def __init__(self, source: Any, n: int | None = None) -> None:
+        self.one_shot = not callable(source) and not isinstance(source, Sequence)
+        self._source = source
+        iterator = iter(source() if callable(source) else source)
+        first = next(iterator, None)
+        if first is None:
+            raise DataError("A: the iterator of blocks is empty")
+        first = _block(first)
+        if first.ndim != 2:
+            raise DataError(f"A: block 0 has shape {first.shape}, but blocks must be two-dimensional")
+        super().__init__(n, int(first.shape[1]), first.dtype)
+        self.sparse = sp.issparse(first)
+        self._pending: tuple[Any, Iterator[Any]] | None = (first, iterator) if self.one_shot else None
+
+    def _raw(self, start: int, stop: int | None) -> Iterator[Any]:
+        if self.one_shot:
+            if self._pending is None or start:
+                raise ArgumentError(
+                    "A: an iterator can be read only once; pass a function that returns a fresh iterator of blocks"
+                )
+            first, rest = self._pending
+            self._pending = None
+            yield first
+            yield from (_block(b) for b in rest)
+            return
+        at = 0
+        for item in self._source() if callable(self._source) else self._source:
+            block = _block(item)
+            if at + block.shape[0] > start:
+                yield block[max(0, start - at) :]
+            at += block.shape[0]
+
+
+def as_rows(A: Any, *, transpose: bool | None = None) -> tuple[Rows, bool]:
+    """Rows of ``A`` and whether they are the columns of ``A`` (wide matrices are transposed).
+
+    Args:
+        A: numpy array or memmap, scipy.sparse, torch tensor, dask array, zarr or HDF5 array, list or iterator of
+            two-dimensional blocks, or a function that returns a fresh iterator of blocks.
+        transpose: True or False to decide by hand; None transposes when there are more columns than rows.
+
+    Raises:
+        ArgumentTypeError: Not a matrix of numbers.
+    """
+    if isinstance(A, Rows):
+        return A, A.transposed
+    rows = _rows(A, transpose)
+    return rows, rows.transposed
+
+
+def _rows(A: Any, transpose: bool | None) -> Rows:
+    if callable(A) and not hasattr(A, "shape"):
+        return BlockRows(A)
+    if isinstance(A, (list, tuple)) and len(A) and all(getattr(a, "ndim", 0) == 2 for a in A):
+        return BlockRows(A)
+    if isinstance(A, Iterator):
+        return BlockRows(A)
+    if isinstance(A, (list, tuple)):
+        A = np.asarray(A)
+    shape = getattr(A, "shape", None)
+    if shape is None:
+        raise ArgumentTypeError(
+            f"A must be a matrix or an iterator of blocks, got {type(A).__name__}; numpy.asarray may help"
+        )
+    if len(shape) != 2:
+        raise ArgumentError(f"A must have two dimensions, got shape {tuple(shape)}")
+    flip = bool(shape[0] < shape[1]) if transpose is None else transpose
+    if sp.issparse(A):
+        rows: Rows = SparseRows(A, flip)
+    elif type(A).__module__.partition(".")[0] == "dask":
+        rows = DaskRows(A, flip)
+    else:
+        rows = ArrayRows(np.asarray(A) if hasattr(A, "iloc") else A, flip)
+    rows.transposed = flip
+    return rows
+
+
+def row_energy(data: Any) -> np.ndarray:
+    """Squared norm of each row."""
+    if sp.issparse(data):
+        of = np.repeat(np.arange(data.shape[0]), np.diff(data.indptr))
+        return np.bincount(of, weights=np.abs(data.data) ** 2, minlength=data.shape[0])
+    if data.dtype.kind == "c":
+        real = data.view(np.float64)
+        return np.einsum("ij,ij->i", real, real)
+    return np.einsum("ij,ij->i", data, data)
+
+
+def watch_file(path: Path) -> Callable[[], None]:
+    """A guard that raises as soon as the file or folder differs from what it was when the watch began."""
+
+    def stamp() -> tuple[int, int]:
+        found = os.stat(path)
+        return found.st_size, found.st_mtime_ns
+
+    before = stamp()
+
+    def guard() -> None:
+        if stamp() != before:
+            raise DataError(f"{path} changed while it was being read; run again when nothing writes to it")
+
+    return guard
+
+
+def available_memory() -> float:
+    """Bytes this process may still take: free memory or what the address-space limit leaves, whichever is less."""
+    free = float("inf")
+    if sys.platform.startswith("linux"):
+        import resource
+
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = float(line.split()[1]) * 1024
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            used = float(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            free = min(free, limit - used)
+    return free
+
+
+def plan_memory(need: float, what: str, limit: float | None = None) -> None:
+    """Raise before anything is allocated where ``need`` bytes are more than may be taken."""
+    allowed = available_memory() if limit is None else limit
+    if need > allowed:
+        raise MemoryBudgetError(
+            f"{what} needs about {need / 2**20:.0f} MiB, but {max(0.0, allowed) / 2**20:.0f} MiB may be taken; "
+            "use a smaller sketch or a lower rank, or raise the memory limit"
+        )
+
+
+def _accepted(dtype: Any) -> np.dtype:
+    kind = np.dtype(dtype)
+    if kind.kind not in "fciub" or kind.itemsize > 16:
+        raise ArgumentTypeError(
+            f"A must hold numbers (float32, float64, complex or integers), got dtype {kind}; convert it first"
+        )
+    return kind
+
+
+def _dtype_of(array: Any) -> Any:
+    return getattr(np, str(array.dtype)[6:], np.float32) if _is_torch(array) else array.dtype
+
+
+def _is_torch(array: Any) -> bool:
+    return type(array).__module__.partition(".")[0] == "torch"
+
+
+def _numpy(array: Any) -> np.ndarray:
+    if _is_torch(array):
+        array = array.detach().cpu()
+        return (array.float() if str(array.dtype) == "torch.bfloat16" else array).resolve_conj().numpy()
+    return np.asarray(array)
+
+
+def _block(item: Any) -> Any:
+    block = item.tocsr() if sp.issparse(item) else _numpy(item)
+    _accepted(block.dtype)
+    return block
+
+
+def _pieces(raw: Any) -> Iterator[Any]:
+    step = raw.shape[0] if sp.issparse(raw) else max(1, BLOCK_BYTES // max(1, 8 * raw.shape[1]))
+    for a in range(0, raw.shape[0], max(1, step)):
+        yield raw[a : a + step]
+
+
+def _nonfinite(row: int, column: int) -> NonFiniteError:
+    return NonFiniteError(f"A: NaN or Inf in row {row}, column {column}; remove or impute it first")
+
+
+def _refuse_nonfinite(data: Any, start: int) -> None:
+    if sp.issparse(data):
+        where = np.flatnonzero(~np.isfinite(data.data))
+        if len(where):
+            row = int(np.searchsorted(data.indptr, where[0], side="right")) - 1
+            raise _nonfinite(start + row, int(data.indices[where[0]]))
+    else:
+        bad = np.argwhere(~np.isfinite(data))
+        if len(bad):
+            raise _nonfinite(start + int(bad[0, 0]), int(bad[0, 1]))
+    raise DataError("A: squares of its numbers overflow float64; divide A by its largest entry first")
