@@ -39,6 +39,21 @@ _PUBLIC: dict[str, str] = {
     "SketchWarning": "sketch.warning",
     "SketchedPCA": "sketch.estimator",
     "SketchedSVD": "sketch.estimator",
+    # depth
+    "AffineInDepth": "numerics.modal",
+    "BSpline": "numerics.basis",
+    "Chebyshev": "numerics.modal",
+    "ContinuousBlock": "depth.block",
+    "Cosine": "numerics.modal",
+    "DGLinear": "numerics.basis",
+    "Fourier": "numerics.modal",
+    "Hat": "numerics.basis",
+    "Legendre": "numerics.modal",
+    "PiecewiseConstant": "numerics.basis",
+    "project": "depth.change",
+    "projection_matrix": "numerics.projection",
+    "refine": "depth.change",
+    "set_solver": "depth.change",
 }
 
 __all__ = [*sorted(_PUBLIC), "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
@@ -58,6 +73,20 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from ._errors import GyrostatError as GyrostatError
+    from .depth.block import ContinuousBlock as ContinuousBlock
+    from .depth.change import project as project
+    from .depth.change import refine as refine
+    from .depth.change import set_solver as set_solver
+    from .numerics.basis import BSpline as BSpline
+    from .numerics.basis import DGLinear as DGLinear
+    from .numerics.basis import Hat as Hat
+    from .numerics.basis import PiecewiseConstant as PiecewiseConstant
+    from .numerics.modal import AffineInDepth as AffineInDepth
+    from .numerics.modal import Chebyshev as Chebyshev
+    from .numerics.modal import Cosine as Cosine
+    from .numerics.modal import Fourier as Fourier
+    from .numerics.modal import Legendre as Legendre
+    from .numerics.projection import projection_matrix as projection_matrix
     from .recurrent.antisymmetric import AntisymmetricRNN as AntisymmetricRNN
     from .recurrent.antisymmetric import AntisymmetricRNNCell as AntisymmetricRNNCell
     from .recurrent.cell import cell_names as cell_names

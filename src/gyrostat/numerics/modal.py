@@ -33,6 +33,7 @@ class AffineInDepth(Basis):
 
     name: ClassVar[str] = "affine"
     modal: ClassVar[bool] = True
+    nonnegative: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
