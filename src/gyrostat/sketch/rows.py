@@ -43,8 +43,8 @@ class Rows:
 
     n: int | None
     d: int
-    one_shot = False
-    sparse = False
+    one_shot: bool = False
+    sparse: bool = False
     transposed = False
     guard: Callable[[], None] | None = None
 
@@ -72,7 +72,7 @@ class Rows:
                     data = np.ascontiguousarray(data)
                 energy = row_energy(data)
                 if not np.isfinite(energy.sum()):
-                    _refuse_nonfinite(data, at)
+                    _refuse_nonfinite(data, at, self.transposed)
                 yield Block(at, data, energy)
                 at += data.shape[0]
         if self.guard is not None:
@@ -91,7 +91,7 @@ class Rows:
         dense = np.asarray(data.toarray() if sp.issparse(data) else data).astype(self.dtype, copy=False)
         bad = np.argwhere(~np.isfinite(dense))
         if len(bad):
-            raise _nonfinite(int(index[bad[0, 0]]), int(bad[0, 1]))
+            raise _nonfinite(int(index[bad[0, 0]]), int(bad[0, 1]), self.transposed)
         return dense
 
     @property
@@ -142,7 +142,7 @@ class SparseRows(Rows):
 
     def __init__(self, matrix: Any, transposed: bool) -> None:
         matrix = (matrix.T if transposed else matrix).tocsr()
-        super().__init__(*matrix.shape, matrix.dtype)
+        super().__init__(int(matrix.shape[0]), int(matrix.shape[1]), matrix.dtype)
         self._matrix = matrix
         self._step = max(1, int((1 << 20) * max(1, matrix.shape[0]) / max(1, matrix.nnz)))
 
@@ -162,7 +162,7 @@ class DaskRows(Rows):
         array = array.T if transposed else array
         if any(np.isnan(s) for s in array.shape):
             raise ArgumentError("A: the dask array has chunks of unknown size; call A.compute_chunk_sizes() first")
-        super().__init__(*array.shape, array.dtype)
+        super().__init__(int(array.shape[0]), int(array.shape[1]), array.dtype)
         if len(array.chunks[1]) > 1:
             warn(
                 f"A is chunked along {'rows' if transposed else 'columns'} too: it is rechunked on the fly; "
@@ -190,8 +190,8 @@ class BlockRows(Rows):
 
     def __init__(self, source: Any, n: int | None = None) -> None:
         self.one_shot = not callable(source) and not isinstance(source, Sequence)
-        self._source = source
-        iterator = iter(source() if callable(source) else source)
+        self._fresh: Any = source if callable(source) else lambda: source
+        iterator = iter(self._fresh())
         first = next(iterator, None)
         if first is None:
             raise DataError("A: the iterator of blocks is empty")
@@ -214,7 +214,7 @@ class BlockRows(Rows):
             yield from (_block(b) for b in rest)
             return
         at = 0
-        for item in self._source() if callable(self._source) else self._source:
+        for item in self._fresh():
             block = _block(item)
             if at + block.shape[0] > start:
                 yield block[max(0, start - at) :]
@@ -354,18 +354,20 @@ def _pieces(raw: Any) -> Iterator[Any]:
         yield raw[a : a + step]
 
 
-def _nonfinite(row: int, column: int) -> NonFiniteError:
+def _nonfinite(row: int, column: int, transposed: bool) -> NonFiniteError:
+    if transposed:
+        row, column = column, row
     return NonFiniteError(f"A: NaN or Inf in row {row}, column {column}; remove or impute it first")
 
 
-def _refuse_nonfinite(data: Any, start: int) -> None:
+def _refuse_nonfinite(data: Any, start: int, transposed: bool) -> None:
     if sp.issparse(data):
         where = np.flatnonzero(~np.isfinite(data.data))
         if len(where):
             row = int(np.searchsorted(data.indptr, where[0], side="right")) - 1
-            raise _nonfinite(start + row, int(data.indices[where[0]]))
+            raise _nonfinite(start + row, int(data.indices[where[0]]), transposed)
     else:
         bad = np.argwhere(~np.isfinite(data))
         if len(bad):
-            raise _nonfinite(start + int(bad[0, 0]), int(bad[0, 1]))
+            raise _nonfinite(start + int(bad[0, 0]), int(bad[0, 1]), transposed)
     raise DataError("A: squares of its numbers overflow float64; divide A by its largest entry first")

@@ -1,0 +1,128 @@
+"""Open a matrix file as rows: .npy, sparse .npz, zarr, HDF5, csv, parquet; nothing is unpickled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .._errors import DataError, missing_extra
+
+BLOCK = 8192
+
+
+def open_matrix(file: Path, dataset: str | None = None) -> Any:
+    """Rows of the matrix in ``file``, watched for changes while they are read.
+
+    Raises:
+        DataError: The file is missing, damaged, or does not hold a matrix of numbers.
+    """
+    from ..sketch.rows import as_rows, watch_file
+
+    if not file.exists():
+        raise DataError(f"{file} does not exist; give the path of a .npy, .npz, .zarr, .h5, .csv or .parquet file")
+    guard = watch_file(file)
+    opener = {
+        ".npy": _npy,
+        ".npz": _npz,
+        ".zarr": _zarr,
+        ".h5": _hdf5,
+        ".hdf5": _hdf5,
+        ".csv": _csv,
+        ".parquet": _parquet,
+    }.get(file.suffix.lower())
+    if opener is None:
+        raise DataError(
+            f"{file}: files of type {file.suffix or '(none)'} are not read; use .npy, .npz, .zarr, .h5, .csv or .parquet"
+        )
+    try:
+        source = opener(file, dataset)
+    except (ValueError, TypeError, EOFError, KeyError, OSError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{file} cannot be read as a matrix: {error}") from error
+    rows, _ = as_rows(source)
+    rows.guard = guard
+    return rows
+
+
+def _npy(file: Path, dataset: str | None) -> Any:
+    import numpy as np
+
+    return np.load(file, mmap_mode="r", allow_pickle=False)
+
+
+def _npz(file: Path, dataset: str | None) -> Any:
+    import scipy.sparse as sp
+
+    return sp.load_npz(file)
+
+
+def _zarr(file: Path, dataset: str | None) -> Any:
+    try:
+        import zarr
+    except ImportError as error:
+        raise missing_extra("zarr", "dask", "Reading zarr") from error
+    found: Any = zarr.open(str(file), mode="r")
+    if hasattr(found, "shape"):
+        return found
+    return _only(file, dict(found.arrays()), dataset)
+
+
+def _hdf5(file: Path, dataset: str | None) -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        raise missing_extra("h5py", "dask", "Reading HDF5") from error
+    found = h5py.File(file, "r")
+    return _only(file, {k: v for k, v in found.items() if isinstance(v, h5py.Dataset) and v.ndim == 2}, dataset)
+
+
+def _only(file: Path, arrays: dict[str, Any], dataset: str | None) -> Any:
+    if dataset is not None and dataset in arrays:
+        return arrays[dataset]
+    if dataset is None and len(arrays) == 1:
+        return next(iter(arrays.values()))
+    raise DataError(f"{file} holds the matrices {sorted(arrays)}; choose one with --dataset")
+
+
+def _csv(file: Path, dataset: str | None) -> Any:
+    import numpy as np
+
+    with file.open(encoding="utf-8") as stream:
+        first = stream.readline()
+    try:
+        [float(v) for v in first.split(",")]
+        skip = 0
+    except ValueError:
+        skip = 1
+
+    def blocks() -> Iterator[Any]:
+        with file.open(encoding="utf-8") as stream:
+            for _ in range(skip):
+                stream.readline()
+            at = skip
+            while lines := stream.readlines(BLOCK * max(8, len(first))):
+                try:
+                    yield np.loadtxt(lines, delimiter=",", ndmin=2)
+                except ValueError as error:
+                    raise DataError(f"{file}: lines {at + 1} to {at + len(lines)}: {error}") from error
+                at += len(lines)
+
+    return blocks
+
+
+def _parquet(file: Path, dataset: str | None) -> Any:
+    import numpy as np
+
+    try:
+        import pyarrow.parquet as parquet  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise missing_extra("pyarrow", "parquet", "Reading parquet") from error
+
+    def blocks() -> Iterator[Any]:
+        with parquet.ParquetFile(file) as found:
+            for batch in found.iter_batches(batch_size=BLOCK):
+                yield np.column_stack([c.to_numpy(zero_copy_only=False) for c in batch.columns])
+
+    return blocks
