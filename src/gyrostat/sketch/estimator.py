@@ -213,7 +213,7 @@ class SketchedPCA(SketchedSVD):
         >>> import numpy as np
         >>> from gyrostat import SketchedPCA
         >>> X = np.random.default_rng(0).standard_normal((300, 10)) + 5
-        >>> abs(SketchedPCA(3).fit_transform(X).mean()) < 1e-9
+        >>> bool(abs(SketchedPCA(3).fit_transform(X).mean()) < 1e-9)
         True
     """
 

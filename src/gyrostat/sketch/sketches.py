@@ -188,7 +188,10 @@ class Accumulator:
         else:
             flips = self._random(number).integers(0, 2, KEY_ROWS)[:count] * 2.0 - 1.0
             column = number * KEY_ROWS + np.arange(count)
-            odd = np.bitwise_count(column[:, None] & self._picked[None, :]) & 1
+            odd = column[:, None] & self._picked[None, :]
+            for shift in (32, 16, 8, 4, 2, 1):
+                odd ^= odd >> shift
+            odd &= 1
             S = (1.0 - 2.0 * odd) * flips[:, None] / np.sqrt(self.size)
         return np.asarray(data.T @ S).T if sp.issparse(data) else S.T @ data
 
