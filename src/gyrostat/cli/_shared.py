@@ -1,0 +1,60 @@
+"""What several verbs need: consoles, output folders, the rule against overwriting."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from .. import __version__
+from .._errors import ArgumentError
+
+stderr = Console(stderr=True, highlight=False)
+
+
+def out_folder(path: Path, force: bool, finished: str) -> Path:
+    """The folder for results; refuses one that holds a finished result, unless ``force`` clears it.
+
+    Only a folder that gyrostat made (it holds ``config.json`` or ``finished``) is ever cleared.
+    """
+    if path.exists() and not path.is_dir():
+        raise ArgumentError(f"--out {path}: is a file; name a folder")
+    if path.is_dir() and any(path.iterdir()):
+        ours = (path / finished).is_file() or (path / "config.json").is_file()
+        if not ours:
+            raise ArgumentError(f"--out {path}: the folder is not empty and not one of ours; name another")
+        if force:
+            shutil.rmtree(path)
+        elif (path / finished).is_file():
+            raise ArgumentError(
+                f"--out {path}: holds a finished result; add --force to replace it, or name another folder"
+            )
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def facts() -> dict[str, Any]:
+    """Versions and the command line, for the end of a report."""
+    import numpy
+    import torch
+
+    return {
+        "command": shlex.join(["gyrostat", *sys.argv[1:]]),
+        "gyrostat": __version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(value, indent=1, allow_nan=False))

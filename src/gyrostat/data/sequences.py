@@ -1,0 +1,172 @@
+"""One type for labelled sequences, whatever they come from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .._errors import DataError
+from .._rng import numpy_stream
+
+TASKS = ("classify", "regress", "predict")
+
+
+@dataclass(frozen=True)
+class SequenceData:
+    """Sequences with labels or targets and a fixed split.
+
+    Attributes:
+        name: What the data set is called in reports.
+        x: ``(N, T, F)`` float32; rows shorter than T are padded.
+        y: ``(N,)`` int64 labels (``classify``), ``(N, K)`` (``regress``) or ``(N, T, K)`` (``predict``) float32 targets.
+        task: ``"classify"``, ``"regress"`` (one target per sequence) or ``"predict"`` (one per step).
+        lengths: ``(N,)`` int64, or ``None`` when all sequences have length T.
+        split: Row numbers of ``"train"``, ``"valid"`` and ``"test"``.
+        classes: Names of the classes.
+        features: Names of the features.
+        licence: Licence of the data.
+        provenance: Where the numbers come from, in a sentence.
+
+    Raises:
+        DataError: The arrays do not fit together, hold NaN or Inf, or a classification has fewer than two classes.
+
+    Example:
+        >>> import numpy as np
+        >>> data = SequenceData("toy", np.zeros((10, 5, 2), "float32"), np.arange(10) % 2, "classify")
+        >>> data.n_outputs, len(data.split["train"])
+        (2, 7)
+    """
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    task: str
+    lengths: np.ndarray | None = None
+    split: dict[str, np.ndarray] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    licence: str = "as given by its owner"
+    provenance: str = ""
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        if self.x.ndim != 3:
+            raise DataError(
+                f"{self.name}: X must have shape (N, T, F), got {self.x.shape}; add an axis for a single feature"
+            )
+        if self.x.dtype.kind not in "fiub":
+            raise DataError(f"{self.name}: X must hold numbers, got {self.x.dtype}")
+        N, T, _ = self.x.shape
+        if N < 4 or T < 1:
+            raise DataError(f"{self.name}: at least 4 sequences of length >= 1 are needed, got {N} of length {T}")
+        put(self, "x", np.ascontiguousarray(self.x, dtype=np.float32))
+        self._check_lengths(N, T)
+        self._check_finite()
+        if len(self.y) != N:
+            raise DataError(f"{self.name}: X has {N} sequences and y has {len(self.y)} entries; they must match")
+        self._check_targets(T)
+        if not self.split:
+            put(self, "split", random_split(self.y if self.task == "classify" else None, N))
+        if not self.classes and self.task == "classify":
+            put(self, "classes", tuple(str(c) for c in range(int(self.y.max()) + 1)))
+        if not self.features:
+            put(self, "features", tuple(f"x{i}" for i in range(self.x.shape[2])))
+
+    def _check_lengths(self, N: int, T: int) -> None:
+        if self.lengths is None:
+            return
+        lengths = np.asarray(self.lengths)
+        if lengths.shape != (N,) or lengths.dtype.kind not in "iu":
+            raise DataError(f"{self.name}: lengths must be {N} integers, got {lengths.dtype} of shape {lengths.shape}")
+        if lengths.min() < 1 or lengths.max() > T:
+            row = int(np.flatnonzero((lengths < 1) | (lengths > T))[0])
+            raise DataError(
+                f"{self.name}: lengths must be between 1 and {T}, got {int(lengths[row])} for sequence {row}"
+            )
+        object.__setattr__(self, "lengths", lengths.astype(np.int64))
+        self.x[np.arange(T)[None, :] >= lengths[:, None]] = 0.0
+
+    def _check_finite(self) -> None:
+        bad = ~np.isfinite(self.x)
+        if bad.any():
+            n, t, f = (int(i) for i in np.argwhere(bad)[0])
+            raise DataError(
+                f"{self.name}: X holds {self.x[n, t, f]} in sequence {n}, step {t}, feature {f}; "
+                "fill the gap or drop the sequence, and give lengths for ragged data"
+            )
+
+    def _check_targets(self, T: int) -> None:
+        if self.task not in TASKS:
+            raise DataError(f"{self.name}: task must be one of {', '.join(TASKS)}, got {self.task!r}")
+        y = np.asarray(self.y)
+        if self.task == "classify":
+            if y.ndim != 1 or y.dtype.kind not in "iu":
+                raise DataError(f"{self.name}: labels must be integers of shape (N,), got {y.dtype} of shape {y.shape}")
+            if len(np.unique(y)) < 2:
+                raise DataError(f"{self.name}: all labels are {y[0]}; a classification needs at least two classes")
+            if y.min() < 0:
+                raise DataError(f"{self.name}: labels must be 0, 1, 2, ..., got {int(y.min())}")
+            object.__setattr__(self, "y", y.astype(np.int64))
+            return
+        want = 2 if self.task == "regress" else 3
+        y = y[..., None] if y.ndim == want - 1 else y
+        if y.ndim != want or (want == 3 and y.shape[1] != T):
+            raise DataError(f"{self.name}: targets of a {self.task} task have the wrong shape {y.shape}")
+        if not np.isfinite(y).all():
+            raise DataError(f"{self.name}: y holds NaN or Inf in sequence {int(np.argwhere(~np.isfinite(y))[0][0])}")
+        object.__setattr__(self, "y", np.ascontiguousarray(y, dtype=np.float32))
+
+    @property
+    def n_features(self) -> int:
+        """Features F of each step."""
+        return self.x.shape[2]
+
+    @property
+    def n_outputs(self) -> int:
+        """Classes, or numbers per target."""
+        return len(self.classes) if self.task == "classify" else self.y.shape[-1]
+
+    @property
+    def content_hash(self) -> str:
+        """A digest of all numbers and the split; a checkpoint belongs to exactly one."""
+        digest = hashlib.blake2b(digest_size=12)
+        arrays: Sequence[np.ndarray | None] = [
+            self.x,
+            self.y,
+            self.lengths,
+            *(self.split[k] for k in sorted(self.split)),
+        ]
+        for array in arrays:
+            if array is not None:
+                digest.update(f"{array.dtype}{array.shape}".encode())
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def describe(self) -> str:
+        """One line: sizes, task, split."""
+        N, T, F = self.x.shape
+        sizes = "/".join(str(len(self.split[k])) for k in ("train", "valid", "test"))
+        kind = f"{self.n_outputs} classes" if self.task == "classify" else f"{self.n_outputs} target(s)"
+        ragged = "up to " if self.lengths is not None else ""
+        return f"{self.name}: {N} sequences of {ragged}{T} steps x {F} features, {kind}, train/valid/test {sizes}"
+
+
+def random_split(labels: np.ndarray | None, n: int, seed: int = 0, shares: tuple[float, float] = (0.7, 0.15)) -> dict:
+    """Row numbers for train, valid and test, drawn within each class where labels are given."""
+    rng = numpy_stream(seed, "split")
+    parts: dict[str, list[int]] = {"train": [], "valid": [], "test": []}
+    groups = [np.arange(n)] if labels is None else [np.flatnonzero(labels == c) for c in np.unique(labels)]
+    for group in groups:
+        order = rng.permutation(group)
+        a, b = round(shares[0] * len(order)), round((shares[0] + shares[1]) * len(order))
+        parts["train"] += order[:a].tolist()
+        parts["valid"] += order[a:b].tolist()
+        parts["test"] += order[b:].tolist()
+    if not parts["valid"] or not parts["test"]:
+        order = rng.permutation(n)
+        a, b = max(1, round(shares[0] * n)), max(2, round((shares[0] + shares[1]) * n))
+        parts = {"train": order[:a].tolist(), "valid": order[a:b].tolist(), "test": order[b:].tolist()}
+    return {k: np.array(sorted(v), dtype=np.int64) for k, v in parts.items()}

@@ -1,0 +1,100 @@
+"""The state of a run on disk: one safetensors file with JSON in its header, written whole or not at all, never a pickle.
+
+It holds everything an exact resume needs: weights, optimiser, position in the epoch, random streams, history.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from .._errors import CheckpointError
+from ..report.page import write_atomically
+
+FORMAT = "gyrostat-state-1"
+_MAX_HEADER = 20_000_000
+
+
+def save_state(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write tensors and facts as one file."""
+    clean = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    write_atomically(
+        path, save_tensors(clean, metadata={"format": FORMAT, "facts": json.dumps(facts, allow_nan=False)})
+    )
+
+
+def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read tensors and facts back.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or not one of ours.
+    """
+    from safetensors import safe_open
+
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  not a dict
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, OverflowError) as error:
+        raise CheckpointError(
+            f"{path.name}: damaged checkpoint ({' '.join(str(error).split())[:120]}); delete it"
+        ) from error
+    if header.get("format") != FORMAT or len(header.get("facts", "")) > _MAX_HEADER:
+        raise CheckpointError(f"{path.name}: not a checkpoint of gyrostat")
+    try:
+        facts = json.loads(header["facts"])
+    except (json.JSONDecodeError, KeyError, RecursionError) as error:
+        raise CheckpointError(f"{path.name}: damaged checkpoint (its facts are not JSON); delete it") from error
+    if not isinstance(facts, dict):
+        raise CheckpointError(f"{path.name}: damaged checkpoint (its facts are not an object); delete it")
+    return tensors, facts
+
+
+def flatten_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Split an optimiser's state dict into tensors and plain values."""
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {"param_groups": state["param_groups"], "state": {}}
+    for index, entries in state["state"].items():
+        plain["state"][str(index)] = {}
+        for key, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{key}"] = value
+            else:
+                plain["state"][str(index)][key] = value
+    return tensors, plain
+
+
+def restore_optimizer(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of :func:`flatten_optimizer`."""
+    state: dict[int, dict[str, Any]] = {int(k): dict(v) for k, v in plain["state"].items()}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = value
+    groups = [{**g, "betas": tuple(g["betas"])} if "betas" in g else g for g in plain["param_groups"]]
+    return {"state": state, "param_groups": groups}
+
+
+def prefixed(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose name starts with ``prefix``, without it."""
+    return dict(_strip(tensors, prefix))
+
+
+def _strip(tensors: dict[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:
+    for name, value in tensors.items():
+        if name.startswith(prefix):
+            yield name.removeprefix(prefix), value
+
+
+def random_state() -> Tensor:
+    """Torch's global stream, which dropout and noise inside layers use during a run."""
+    return torch.get_rng_state()
