@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from .._errors import ArgumentError, ArgumentTypeError, NonFiniteError
 def as_float64(value: Any, name: str, where: str) -> Tensor:
     """A real, finite float64 tensor without history, from a tensor, an array or nested lists."""
     try:
-        tensor = value.detach() if isinstance(value, Tensor) else torch.as_tensor(value)
+        tensor = value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ArgumentTypeError(f"{where}: {name} must be a matrix of numbers, got {type(value).__name__}") from error
     if tensor.is_complex():

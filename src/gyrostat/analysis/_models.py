@@ -64,9 +64,10 @@ def recurrence(model: Any, x: Tensor, state: Any, where: str) -> tuple[Recurrenc
         if state is None:
             raise ArgumentError(f"{where}: state must be given with a function step(x_t, state): its size is not known")
         start = state.expand(B, -1) if state.ndim == 1 else state
+        function: Any = model
 
         def plain(x_t: Tensor, h: Tensor) -> Tensor:
-            out = model(x_t, h)
+            out = function(x_t, h)
             return out[-1] if isinstance(out, tuple) else out
 
         return Recurrence(plain, start.shape[1], None, False), start
@@ -138,8 +139,9 @@ def outputs(model: Any, x: Tensor) -> Tensor:
 def drift(model: Any, where: str) -> Callable[[Tensor, Tensor], Tensor]:
     """``f(h, x)`` of ``h' = f(h, x)``: a function as it is, or the drift of a one-layer Lipschitz or Noisy RNN."""
     if not isinstance(model, nn.Module):
+        function: Any = model
         if callable(model):
-            return model
+            return function
         raise ArgumentTypeError(f"{where}: model must be a layer with a drift, or a function f(h, x), got {model!r}")
     layer: Any = the_recurrence(model, where)
     cells = getattr(layer, "cells", [])
@@ -155,7 +157,7 @@ def drift(model: Any, where: str) -> Callable[[Tensor, Tensor], Tensor]:
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
     """Evaluation mode and plain kernels, for as long as the block lasts; every module gets its own mode back."""
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    modules: list[Any] = list(model.modules()) if isinstance(model, nn.Module) else []
     modes = [m.training for m in modules]
     backends = [(m, m.backend) for m in modules if isinstance(getattr(m, "backend", None), str)]
     for m in modules:
