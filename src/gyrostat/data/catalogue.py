@@ -10,7 +10,7 @@ import importlib
 import inspect
 import os
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def open_data(spec: str | os.PathLike[str], *, seed: int = 0, **options: Any) ->
         raise DataError(
             f"no data set is called {name!r}{nearest(name, known)}; built in are {', '.join(known)}, or give a file"
         )
-    given = {**_parse(tail, text), **options}
+    given = {**parse_options(tail.split(","), text), **options}
     accepted = [k for k in inspect.signature(known[name]).parameters if k != "seed"]
     for key in given:
         if key not in accepted:
@@ -73,12 +73,13 @@ def open_data(spec: str | os.PathLike[str], *, seed: int = 0, **options: Any) ->
     return known[name](seed=seed, **given)
 
 
-def _parse(tail: str, text: str) -> dict[str, Any]:
+def parse_options(pairs: Iterable[str], where: str) -> dict[str, Any]:
+    """Options from ``key=value`` words; values that look like numbers or true/false become them."""
     options: dict[str, Any] = {}
-    for pair in filter(None, tail.split(",")):
+    for pair in filter(None, pairs):
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise DataError(f"{text}: options are written name:key=value,key=value, got {pair!r}")
+            raise DataError(f"{where}: options are written key=value, got {pair!r}")
         options[key.strip()] = _value(value.strip())
     return options
 

@@ -45,8 +45,13 @@ def _standardized(data: SequenceData) -> SequenceData:
         part = part[np.arange(part.shape[1])[None, :] < data.lengths[rows][:, None]]
     flat = part.reshape(-1, data.n_features).astype(np.float64)
     deviation = flat.std(0)
-    x = (data.x - flat.mean(0)) / np.where(deviation > 0, deviation, 1.0)
-    return replace(data, x=x.astype(np.float32))
+    return rescaled(data, flat.mean(0), np.where(deviation > 0, deviation, 1.0))
+
+
+def rescaled(data: SequenceData, center: np.ndarray, scale: np.ndarray) -> SequenceData:
+    """The data with ``center`` subtracted from each feature and the rest divided by ``scale``."""
+    x = ((data.x - center) / scale).astype(np.float32)
+    return replace(data, x=x, center=tuple(map(float, center)), scale=tuple(map(float, scale)))
 
 
 def _read_npz(path: Path, seed: int) -> SequenceData:

@@ -29,6 +29,8 @@ class SequenceData:
         features: Names of the features.
         licence: Licence of the data.
         provenance: Where the numbers come from, in a sentence.
+        center: What was subtracted from each feature, if the values were standardised.
+        scale: What each feature was divided by.
 
     Raises:
         DataError: The arrays do not fit together, hold NaN or Inf, or a classification has fewer than two classes.
@@ -50,6 +52,8 @@ class SequenceData:
     features: tuple[str, ...] = ()
     licence: str = "as given by its owner"
     provenance: str = ""
+    center: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         put = object.__setattr__

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -194,15 +193,12 @@ def train(
             model.train()
             for batch in training.epoch(epoch, start=position["batch"]):
                 batch = move(batch, accelerator.device)
-                synchronised = (
-                    accelerator.accumulate(model) if accelerator.gradient_accumulation_steps > 1 else nullcontext()
-                )
-                with synchronised, accelerator.autocast():
+                with accelerator.accumulate(model), accelerator.autocast():
                     loss = loss_of(data.task, model(batch.x, batch.lengths), batch)
                     if not torch.isfinite(loss):
                         raise NonFiniteError(
-                            f"the loss is {float(loss)} in epoch {epoch + 1}, batch {position['batch'] + 1} of {plain.config.model}; "
-                            "lower lr or dt, or clip gradients"
+                            f"{plain.config.model}: the loss is {float(loss)} in epoch {epoch + 1}, "
+                            f"batch {position['batch'] + 1}; lower lr or dt, or clip gradients"
                         )
                     optimizer.zero_grad()
                     accelerator.backward(loss)
@@ -251,9 +247,8 @@ def train(
         "history": history,
     }
     if accelerator.is_main_process:
-        save_state(
-            folder / "model.safetensors", plain.state_dict(), {"model": model_config.to_dict(), "classes": data.classes}
-        )
+        about = {"model": model_config.to_dict(), "classes": data.classes, "center": data.center, "scale": data.scale}
+        save_state(folder / "model.safetensors", plain.state_dict(), about)
         write_atomically(result_path, json.dumps(result, indent=1).encode())
     return Run(plain, result)
 

@@ -1,0 +1,86 @@
+"""Every registered cell holds the contract; a new cell is one class and is found by itself."""
+
+import pytest
+import torch
+
+from gyrostat.recurrent.cell import Cell, cell_names, get_cell
+from gyrostat.testing.cells import CHECKS, check_cell
+
+VARIANTS = [(name, {}) for name in cell_names() if not name.startswith("toy")] + [
+    ("lipschitz", {"solver": s}) for s in ("midpoint", "heun", "rk4_38", "imex", "cn", "etd1")
+] + [
+    ("lipschitz", {"gated": True}),
+    ("lipschitz", {"learn_dt": True}),
+    ("lipschitz", {"learn_dt": True, "solver": "etd1"}),
+    ("lipschitz", {"nonlinearity": "sigmoid", "alpha": 0.5}),
+    ("lipschitz", {"stable": 0.1}),
+    ("antisymmetric", {"gated": True}),
+    ("noisy", {"learn_dt": True, "noise_form": "released"}),
+    ("lem", {"dt": 0.5}),
+    ("lem", {"bias": False}),
+]  # fmt: skip
+
+
+def label(value):
+    return "-".join(f"{k}={v}" for k, v in value.items()) or "plain" if isinstance(value, dict) else value
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=label)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.__name__)
+def test_cells_hold_the_contract(name, options, check):
+    assert check_cell(name, checks=(check,), **options) == [check.__name__]
+
+
+class Leaky(Cell):
+    """A toy: h' = h + dt (U x - h)."""
+
+    name = "toy_leaky"
+
+    def parameter_shapes(self):
+        return {"weight_ih": (self.hidden_size, self.input_size)}
+
+    def prepare(self, parameters, dt):
+        return parameters["weight_ih"]
+
+    def step(self, weights, x, state, dt, extras=()):
+        return (state[0] + dt * (x @ weights.T - state[0]),)
+
+
+class Broken(Leaky):
+    """A toy whose state leaks between the rows of a batch."""
+
+    name = "toy_broken"
+
+    def step(self, weights, x, state, dt, extras=()):
+        return (state[0].roll(1, 0) + x @ weights.T,)
+
+
+def test_a_toy_cell_registers_itself_and_passes():
+    assert get_cell("toy_leaky") is Leaky
+    assert len(check_cell("toy_leaky")) == len(CHECKS)
+
+
+def test_the_suite_catches_a_broken_cell():
+    with pytest.raises(AssertionError):
+        check_cell("toy_broken")
+
+
+def test_unknown_cell_is_named_with_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'lem'"):
+        get_cell("lemm")
+
+
+@pytest.mark.parametrize("name", [n for n in cell_names() if not n.startswith("toy")])
+def test_bf16_meta_and_autocast(name):
+    from gyrostat import Recurrent
+
+    half = Recurrent(3, 4, cell=name).bfloat16().eval()
+    assert half(torch.randn(5, 2, 3).bfloat16())[0].dtype == torch.bfloat16
+    meta = Recurrent(3, 4, cell=name, device="meta")
+    assert meta(torch.empty(5, 2, 3, device="meta"))[0].device.type == "meta"
+    full = Recurrent(3, 4, cell=name).eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, state = full(torch.randn(5, 2, 3))
+    first = state[0] if isinstance(state, tuple) else state
+    if get_cell(name).time_step:
+        assert first.dtype == torch.float32, "the state of a continuous-time cell stays in float32"
