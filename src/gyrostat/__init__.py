@@ -54,6 +54,22 @@ _PUBLIC: dict[str, str] = {
     "projection_matrix": "numerics.projection",
     "refine": "depth.change",
     "set_solver": "depth.change",
+    # what a dynamical system does, and how it stands noise
+    "stability_certificate": "analysis.stability",
+    "stochastic_stability_certificate": "analysis.stability",
+    "verify_lmi": "analysis.lmi",
+    "search_lmi": "analysis.lmi",
+    "lyapunov_exponents": "analysis.lyapunov",
+    "state_jacobians": "analysis.lyapunov",
+    "input_jacobian": "analysis.lyapunov",
+    "lem_bounds": "analysis.bounds",
+    "gain_bounds": "analysis.bounds",
+    "hessian_spectrum": "analysis.hessian",
+    "explicit_regularizer": "analysis.regularizer",
+    "margin_lower_bound": "analysis.margin",
+    "pgd": "perturb.attack",
+    "fgsm": "perturb.attack",
+    "robustness_curve": "perturb.curves",
 }
 
 __all__ = [*sorted(_PUBLIC), "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
@@ -73,6 +89,18 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from ._errors import GyrostatError as GyrostatError
+    from .analysis.bounds import gain_bounds as gain_bounds
+    from .analysis.bounds import lem_bounds as lem_bounds
+    from .analysis.hessian import hessian_spectrum as hessian_spectrum
+    from .analysis.lmi import search_lmi as search_lmi
+    from .analysis.lmi import verify_lmi as verify_lmi
+    from .analysis.lyapunov import input_jacobian as input_jacobian
+    from .analysis.lyapunov import lyapunov_exponents as lyapunov_exponents
+    from .analysis.lyapunov import state_jacobians as state_jacobians
+    from .analysis.margin import margin_lower_bound as margin_lower_bound
+    from .analysis.regularizer import explicit_regularizer as explicit_regularizer
+    from .analysis.stability import stability_certificate as stability_certificate
+    from .analysis.stability import stochastic_stability_certificate as stochastic_stability_certificate
     from .depth.block import ContinuousBlock as ContinuousBlock
     from .depth.change import project as project
     from .depth.change import refine as refine
@@ -87,6 +115,9 @@ if TYPE_CHECKING:
     from .numerics.modal import Fourier as Fourier
     from .numerics.modal import Legendre as Legendre
     from .numerics.projection import projection_matrix as projection_matrix
+    from .perturb.attack import fgsm as fgsm
+    from .perturb.attack import pgd as pgd
+    from .perturb.curves import robustness_curve as robustness_curve
     from .recurrent.antisymmetric import AntisymmetricRNN as AntisymmetricRNN
     from .recurrent.antisymmetric import AntisymmetricRNNCell as AntisymmetricRNNCell
     from .recurrent.cell import cell_names as cell_names
