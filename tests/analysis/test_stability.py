@@ -264,3 +264,25 @@ def test_the_result_becomes_json():
     import json
 
     json.dumps(stability_certificate(I2, I2, dt=0.1).to_dict(), allow_nan=False)
+
+
+def test_layers_give_a_certificate_per_layer_and_direction():
+    from gyrostat.recurrent.lipschitz import LipschitzRNN
+
+    layer = LipschitzRNN(2, 6, 2, bidirectional=True, dtype=torch.float64)
+    found = layer.certificate()
+    assert list(found) == ["l0", "l0_reverse", "l1", "l1_reverse"]
+    assert not any(c.certified for c in found.values())  # the released defaults are not stable by construction
+    stable = LipschitzRNN(2, 6, stable=0.5, init_std=5.0, dtype=torch.float64).certificate()["l0"]
+    assert stable.certified
+    assert stable.rate >= 0.5 - 1e-12
+    assert stable.dt == 0.03
+    learned = LipschitzRNN(2, 6, stable=0.5, learn_dt=True, dt=0.1, dtype=torch.float64)
+    one = LipschitzRNN(2, 6, stable=0.5, dt=0.1, dtype=torch.float64)
+    one.load_state_dict({k: v for k, v in learned.state_dict().items() if k != "dt_l0"})
+    per_step, per_time = learned.certificate()["l0"], one.certificate()["l0"]
+    assert per_step.rate == pytest.approx(0.1 * per_time.rate)
+    assert per_step.dt_certified == per_time.dt_certified
+    assert LipschitzRNN(2, 3, solver="cn").certificate()["l0"].dt is None
+    with pytest.raises(ValueError, match="gated"):
+        LipschitzRNN(2, 3, gated=True).certificate()

@@ -22,6 +22,7 @@ from torch import Tensor
 from .._checks import Boolean, OneOf, Real
 from .._errors import ArgumentError
 from ..analysis.rates import slope_rate
+from ..analysis.stability import StabilityCertificate, stability_certificate
 from ..numerics.tableau import rk_step, tableau
 from .cell import LIPSCHITZ_CONSTANTS, NONLINEARITIES, Cell, State, Step, linear_reset
 from .layer import CellModule, Recurrent
@@ -169,6 +170,27 @@ class LipschitzRNNMath(Cell):
         return (h + (F.linear(h, P) + F.linear(push, Q) if moved is None else moved[..., 0]),)
 
 
+def certificates(layer: Recurrent) -> dict[str, StabilityCertificate]:
+    """See :meth:`LipschitzRNN.certificate`; for any :class:`Recurrent` around this cell or the noisy one."""
+    found = {}
+    for k, cell in enumerate(layer.cells):
+        if not isinstance(cell, LipschitzRNNMath) or cell.gated:
+            raise ArgumentError(
+                f"{type(layer).__name__}.certificate: nothing is proved for this cell, or for gated=True"
+            )
+        for backward in range(layer.num_directions):
+            parameters = layer.parameters_of(k, bool(backward))
+            A, W = cell.matrices(parameters)
+            dt = cell.dt
+            if cell.learn_dt:
+                d = parameters["dt"][:, None]
+                A, W, dt = d * A, d * W, 1.0
+            name = f"l{k}_reverse" if backward else f"l{k}"
+            slope = LIPSCHITZ_CONSTANTS[cell.nonlinearity]
+            found[name] = stability_certificate(A, W, slope, dt if cell.solver == "euler" else None)
+    return found
+
+
 class LipschitzRNN(Recurrent):
     """Lipschitz RNN with the contract of ``torch.nn.LSTM``; the state is one tensor ``h_n``.
 
@@ -216,6 +238,17 @@ class LipschitzRNN(Recurrent):
     def W(self, k: int = 0, reverse: bool = False) -> Tensor:
         """The matrix inside the nonlinearity of layer ``k``, column convention."""
         return self.cells[k].matrices(self.parameters_of(k, reverse))[1]  # pyright: ignore[reportAttributeAccessIssue]
+
+    def certificate(self) -> dict[str, StabilityCertificate]:
+        """What is proved about the stability of each layer and direction: ``{"l0": ..., "l0_reverse": ...}``.
+
+        With one learned step per unit, time is counted in steps (A and W carry the steps, ``dt`` is 1). The certified
+        step is explicit Euler's; for other solvers only the continuous statement is made.
+
+        Raises:
+            ArgumentError: The layer is gated: no certificate is known for the gated drift.
+        """
+        return certificates(self)
 
     @classmethod
     def from_released(cls, state_dict: dict[str, Tensor], **options: Any) -> LipschitzRNN:
