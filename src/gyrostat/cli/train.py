@@ -25,6 +25,7 @@ def train(
     set: list[str] | None = None,
     seed: int = 0,
     device: str | None = None,
+    checkpoint_seconds: float = 30.0,
     json: bool = False,
     quiet: bool = False,
     force: bool = False,
@@ -52,6 +53,7 @@ def train(
         set: Options of the cell, key=value; may be repeated.
         seed: Seed of everything that is drawn.
         device: cpu, cuda, ...; by default what is there.
+        checkpoint_seconds: Longest time between two checkpoints.
         json: Print the result as JSON.
         quiet: No progress.
         force: Replace a finished run.
@@ -71,6 +73,7 @@ def train(
     config = TrainConfig(
         epochs=epochs, batch_size=batch_size, lr=lr, clip=clip, decay_after=decay_after, patience=patience,
         max_steps=max_steps, seed=seed,
+        checkpoint_seconds=checkpoint_seconds,
     )  # fmt: skip
     if device not in (None, "cpu"):
         import torch

@@ -56,8 +56,13 @@ def rescaled(data: SequenceData, center: np.ndarray, scale: np.ndarray) -> Seque
 
 def _read_npz(path: Path, seed: int) -> SequenceData:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        if not zipfile.is_zipfile(path):
+            raise DataError(f"{path.name}: not a whole .npz file; save it with numpy.savez")
+        # the file is opened here, because numpy leaves it open when the archive is damaged
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
+    except DataError:
+        raise
     except ValueError as error:
         if "allow_pickle" in str(error) or "pickle" in str(error):
             raise DataError(

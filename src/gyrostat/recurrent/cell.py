@@ -54,6 +54,8 @@ class Cell(ABC):
     }
 
     def __init__(self, input_size: int, hidden_size: int, *, bias: bool = True, dt: float = 1.0) -> None:
+        sizes = {"input_size": input_size, "hidden_size": hidden_size, "bias": bias}
+        check(Cell.RULES, sizes, type(self).__name__.removesuffix("Math"))
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.bias = bias

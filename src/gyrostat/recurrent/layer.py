@@ -58,8 +58,9 @@ def run_cell(
     if torch.compiler.is_compiling():
         return _scan(advance, state, streams)
     history: list[State] = []
-    for inputs in zip(*(s.unbind(0) for s in streams)):
-        state = advance(state, inputs)
+    for x_t, *rest in zip(*(s.unbind(0) for s in streams)):
+        # a copy of its own, because matrix products may round differently on memory that is aligned differently
+        state = advance(state, (x_t.clone(), *rest))
         history.append(state)
     return tuple(torch.stack(h) for h in zip(*history)), state
 
@@ -275,7 +276,7 @@ class Recurrent(nn.Module):
         for k, cell in enumerate(self.cells):
             found = []
             for backward in range(D):
-                start = tuple(s[k * D + backward] for s in states)
+                start = tuple(s[k * D + backward].clone() for s in states)
                 found.append(self._direction(k, cell, bool(backward), x, start, lengths, dt, options))
                 final.append(found[-1][1])
             sequences = tuple(torch.cat(s, -1) if D == 2 else s[0] for s in zip(*(f[0] for f in found)))

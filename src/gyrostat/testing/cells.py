@@ -127,7 +127,7 @@ def empty(make: Make) -> None:
     layer = make(num_layers=2)
     assert layer(_x(T, 0, F))[0].shape == (T, 0, H)
     given = tuple(torch.ones(2, B, H, dtype=torch.float64) for _ in layer.cells[0].states)
-    output, state = layer(_x(0, B, F), given if len(given) > 1 else given[0])
+    output, state = layer(_x(0, B, F), given if len(given) > 1 else next(iter(given)))
     assert output.shape == (0, B, H)
     _same(state, given, "T = 0 keeps the state", **EXACT)
 
@@ -143,7 +143,8 @@ def steps_of_time(make: Make) -> None:
     dt = torch.full((B, T), 0.25)
     dt[1, 3:] = 0
     output, state = layer(x, dt=dt)
-    _same(next(iter(_states(state)))[0, 1], output[2, 1], "dt = 0 holds the state", **EXACT)
+    first = _states(state)[0]
+    _same(first[0, 1], output[2, 1], "dt = 0 holds the state", **EXACT)
     for bad in (float("nan"), -1.0):
         broken = dt.clone()
         broken[2, 1] = bad
