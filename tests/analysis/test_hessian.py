@@ -52,6 +52,16 @@ def test_two_calls_agree_and_a_generator_decides():
     assert model.training
 
 
+def test_the_largest_end_alone_costs_less_and_agrees():
+    model, data = small()
+    both = hessian_spectrum(model, F.cross_entropy, data, 1, None)
+    alone = hessian_spectrum(model, F.cross_entropy, data, 1, None, ends="largest")
+    assert float(alone.largest[0]) == pytest.approx(float(both.largest[0]), rel=1e-6)
+    assert alone.products <= both.products
+    assert len(alone.smallest) == 0
+    assert alone.residuals.shape == (1, 1)
+
+
 def test_not_converged_is_said_with_the_residual():
     model, data = small()
     found = hessian_spectrum(model, F.cross_entropy, data, 2, None, max_steps=4, tol=1e-10)

@@ -36,9 +36,9 @@ class HessianSpectrum(Result):
 
     Attributes:
         largest: ``(k,)`` largest algebraic eigenvalues, descending, each within its residual of a true one.
-        smallest: ``(k,)`` smallest algebraic eigenvalues, ascending.
+        smallest: ``(k,)`` smallest algebraic eigenvalues, ascending; empty where only the largest were asked for.
         largest_magnitude: The eigenvalue of largest magnitude among them.
-        residuals: ``(2, k)``: of ``largest``, of ``smallest``.
+        residuals: ``(2, k)``: of ``largest``, of ``smallest``; ``(1, k)`` where only the largest were asked for.
         converged: All residuals are within the tolerance.
         message: What to think of the numbers, in words.
         trace: Estimate with its standard error, or None when not asked for.
@@ -176,6 +176,7 @@ def hessian_spectrum(
     trace: str | int | None = "hutchinson",
     density: bool = False,
     *,
+    ends: str = "both",
     batch_size: int | None = None,
     probes: int = 32,
     density_probes: int = 4,
@@ -193,6 +194,7 @@ def hessian_spectrum(
         k: Eigenvalues at either end.
         trace: ``"hutchinson"``, ``"hutch++"``, or None for no trace.
         density: Also estimate the density.
+        ends: ``"both"``, or ``"largest"`` alone, which needs far fewer products: the small end converges slowly.
         batch_size: Splits ``(x, y)`` so that a batch's graph fits in memory; the result stays the same.
         probes: Hessian products for the trace.
         density_probes: Random starts for the density.
@@ -228,6 +230,7 @@ def hessian_spectrum(
         "k": Integer(low=1),
         "trace": OneOf(("hutchinson", "hutch++"), optional=True),
         "density": Boolean(),
+        "ends": OneOf(("both", "largest")),
         "batch_size": Integer(low=1, optional=True),
         "probes": Integer(low=3 if trace == "hutch++" else 1),
         "density_probes": Integer(low=1),
@@ -242,7 +245,7 @@ def hessian_spectrum(
         H = HessianOperator(model, loss, batches, where)
         if k > H.n:
             raise ArgumentError(f"{where}: k must be at most the number of parameters, {H.n}, got {k}")
-        pairs = lanczos(H, H.n, k, which="both", like=H.like, tol=tol, max_steps=max_steps, generator=draw)
+        pairs = lanczos(H, H.n, k, which=ends, like=H.like, tol=tol, max_steps=max_steps, generator=draw)
         estimate = None
         if trace is not None:
             method = hutchinson if trace == "hutchinson" else hutchpp
@@ -251,13 +254,20 @@ def hessian_spectrum(
         if density:
             shape = lanczos_density(H, H.n, probes=density_probes, steps=density_steps, like=H.like, generator=draw)
         value = H.mean_loss()
-    return _collect(pairs, k, estimate, shape, H.n, value)
+    return _collect(pairs, k, ends, estimate, shape, H.n, value)
 
 
 def _collect(
-    pairs: EigenPairs, k: int, trace: TraceEstimate | None, density: SpectralDensity | None, n: int, loss: float
+    pairs: EigenPairs,
+    k: int,
+    ends: str,
+    trace: TraceEstimate | None,
+    density: SpectralDensity | None,
+    n: int,
+    loss: float,
 ) -> HessianSpectrum:
     values, residuals = pairs.values, pairs.residuals  # descending
+    both = ends == "both"
     magnitude = float(values[values.abs().argmax()])
     converged = bool(pairs.converged.all())
     worst = float(residuals.max())
@@ -268,9 +278,9 @@ def _collect(
     )
     return HessianSpectrum(
         largest=values[:k],
-        smallest=values.flip(0)[:k],
+        smallest=values.flip(0)[:k] if both else values[:0],
         largest_magnitude=magnitude,
-        residuals=torch.stack([residuals[:k], residuals.flip(0)[:k]]),
+        residuals=torch.stack([residuals[:k], residuals.flip(0)[:k]]) if both else residuals[None, :k],
         converged=converged and math.isfinite(worst),
         message=message,
         trace=trace,

@@ -178,11 +178,19 @@ def _portrait(page: Any, found: dict[str, Any]) -> None:
     move = p["move"].transpose(0, 1).numpy()
     axes[0].streamplot(axis, axis, move[..., 0], move[..., 1], density=1.1, linewidth=0.8, arrowsize=0.8, color=INK)
     ends = p["end"].reshape(-1, 2)
-    groups = (ends / 0.1).round().nan_to_num(0)
+    stays = torch.isfinite(ends).all(1) & (ends.abs().max(1).values < 50)
+    groups = torch.where(stays[:, None], (ends / 0.1).round(), torch.full_like(ends, 1e6))
     _, label = torch.unique(groups, dim=0, return_inverse=True)
-    axes[1].pcolormesh(axis, axis, label.view(41, 41).T.numpy() % 10, cmap="tab10", vmin=0, vmax=9, rasterized=True)
-    finite = ends[torch.isfinite(ends).all(1)]
-    axes[1].plot(finite[:, 0], finite[:, 1], ".", color=INK, markersize=5)
+    settled = int(label.max()) < 10
+    label = label if settled else stays.long()
+    axes[1].pcolormesh(axis, axis, label.view(41, 41).T.numpy(), cmap="tab10", vmin=0, vmax=9, rasterized=True)
+    if settled:
+        axes[1].plot(ends[stays, 0], ends[stays, 1], ".", color=INK, markersize=5)
+    leaving = float((~stays).double().mean())
+    words = (
+        "States of one colour end at the same dot." if settled else "The states that stay do not settle at few points."
+    )
+    words += f" {leaving:.0%} of the states shown leave for good." if leaving else ""
     for ax, title in zip(axes, ("displacement of one step", "where each state ends (2,000 steps)")):
         ax.set(xlim=(-3, 3), ylim=(-3, 3), xlabel="h₁", ylabel="h₂", title=title)
-    page.figure(figure, "At the mean input, held constant. States of one colour end at the same dot.")
+    page.figure(figure, f"At the mean input, held constant. {words}")
