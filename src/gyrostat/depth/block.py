@@ -128,7 +128,7 @@ class ContinuousBlock(nn.Module):
         parts = take_apart(unit, buffer_rules, self.where)
         # outside the registry: the template's meta tensors are not this module's parameters
         object.__setattr__(self, "_template", parts.template)
-        self.rules = parts.rules
+        self.rules, self.aliases = parts.rules, parts.aliases
         self.theta, self.state, self.fixed = Nodes(), Nodes(), Nodes()
         draws = [dict(redraw(unit).named_parameters()) for _ in range(self.basis.K)] if init == "independent" else []
         trainable = {path: p.requires_grad for path, p in unit.named_parameters()}

@@ -12,7 +12,6 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call
@@ -22,6 +21,7 @@ from .._errors import ArgumentTypeError, ShapeError
 
 if TYPE_CHECKING:
     from .block import ContinuousBlock
+    from .stages import StageTable
 
 FLOOR = 1e-12  # smallest running variance after a projection
 _KEEP = 2  # evaluated rows kept: the middle of a step is read twice, its end again by the next step
@@ -107,8 +107,10 @@ class Pass:
             entries |= self.fixed
         if self.rng is not None:
             _set_rng_state(self.rng, x)
+        for path, kept in block.aliases.items():
+            entries[path] = entries[kept]
         inputs = (x, float(self.table.times[stage]), *self.args) if block.pass_time else (x, *self.args)
-        out = functional_call(block._template, entries, inputs, self.kwargs)
+        out = functional_call(block._template, entries, inputs, self.kwargs, tie_weights=False)
         self._check(out, x)
         if not block.training:
             return out, {}
@@ -161,7 +163,7 @@ def write_back(block: ContinuousBlock, run: Pass, updates: list[dict[str, Tensor
         if one_hot:
             new = _cell_means(table, samples, nodes.log() if rule == "log" else nodes)
         else:
-            new = _refit(table.phi, samples, nodes.log() if rule == "log" else nodes)
+            new = _refit(table, samples, nodes.log() if rule == "log" else nodes)
         if rule == "log":
             new = new.exp()
         elif rule == "positive" and block.basis.nonnegative:
@@ -170,7 +172,7 @@ def write_back(block: ContinuousBlock, run: Pass, updates: list[dict[str, Tensor
         nodes.copy_(new)
 
 
-def _cell_means(table: Any, samples: list[Tensor], nodes: Tensor) -> Tensor:
+def _cell_means(table: StageTable, samples: list[Tensor], nodes: Tensor) -> Tensor:
     seen: dict[int, list[Tensor]] = {}
     for row, sample in zip(table.row, samples):
         seen.setdefault(table.terms[row][0][0], []).append(sample)
@@ -180,9 +182,8 @@ def _cell_means(table: Any, samples: list[Tensor], nodes: Tensor) -> Tensor:
     return torch.stack(cells)
 
 
-def _refit(phi: np.ndarray, samples: list[Tensor], nodes: Tensor) -> Tensor:
-    rows = torch.tensor(phi.tolist(), dtype=nodes.dtype, device=nodes.device)
-    inverse = torch.tensor(np.linalg.pinv(phi).tolist(), dtype=nodes.dtype, device=nodes.device)
+def _refit(table: StageTable, samples: list[Tensor], nodes: Tensor) -> Tensor:
+    inverse, rows = (torch.tensor(m, dtype=nodes.dtype, device=nodes.device) for m in table.fit)
     flat = nodes.reshape(len(nodes), -1)  # (K, P)
     y = torch.stack(samples).reshape(len(samples), -1)  # (n_stages, P)
     return (flat + inverse @ (y - rows @ flat)).reshape(nodes.shape)

@@ -43,6 +43,7 @@ class StageTable:
         phi: Values of the basis, ``(n_stages, K)``.
         row: For each stage, the index of its row among the distinct ones.
         terms: For each distinct row, its nonzero entries as ``(k, value)``.
+        fit: The pseudo-inverse of ``phi``, ``(K, n_stages)``, and ``phi`` itself, as nested lists.
         a: For each step, the rows scale h a_jl as floats.
         b: For each step, the weights scale h b_j as floats.
     """
@@ -54,6 +55,7 @@ class StageTable:
     phi: np.ndarray
     row: tuple[int, ...]
     terms: tuple[tuple[tuple[int, float], ...], ...]
+    fit: tuple[list[list[float]], list[list[float]]]
     a: tuple[tuple[tuple[float, ...], ...], ...]
     b: tuple[tuple[float, ...], ...]
 
@@ -128,6 +130,7 @@ def stage_table(
         phi,
         tuple(int(r) for r in row.ravel()),
         terms,
+        (np.linalg.pinv(phi).tolist(), phi.tolist()),
         tuple(tuple(tuple(float(h * v) for v in coefficients) for coefficients in scheme.a) for h in widths),
         tuple(tuple(float(h * v) for v in scheme.b) for h in widths),
     )

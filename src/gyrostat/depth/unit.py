@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ class Parts:
     parameters: dict[str, Tensor]
     buffers: dict[str, Tensor]
     rules: dict[str, str]
+    aliases: dict[str, str]
 
 
 def mangle(path: str) -> str:
@@ -91,8 +93,23 @@ def take_apart(unit: nn.Module, buffer_rules: Mapping[str, str] | None, where: s
     names = [mangle(p) for p in (*parameters, *buffers)]
     if len(set(names)) != len(names):
         raise ArgumentError(f"{where}: names of the unit differ only by '.' and '__'; rename one of its submodules")
-    template = copy.deepcopy(unit).to("meta")
-    return Parts(template, {p: v.detach() for p, v in parameters.items()}, buffers, rules)
+    return Parts(_template(unit), {p: v.detach() for p, v in parameters.items()}, buffers, rules, _aliases(unit))
+
+
+def _template(unit: nn.Module) -> nn.Module:
+    # a memo of meta tensors copies the structure without the numbers, and keeps tied weights tied
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in unit.parameters()}
+    memo |= {id(b): b.detach().to("meta") for b in unit.buffers()}
+    return copy.deepcopy(unit, memo)
+
+
+def _aliases(unit: nn.Module) -> dict[str, str]:
+    """Further names of tied parameters and buffers, to the name under which they are kept."""
+    found: dict[str, str] = {}
+    for tensors in (unit.named_parameters, unit.named_buffers):
+        first = {id(v): path for path, v in tensors()}
+        found |= {path: first[id(v)] for path, v in tensors(remove_duplicate=False) if path != first[id(v)]}
+    return found
 
 
 class Nodes(nn.Module):
@@ -124,7 +141,8 @@ class Nodes(nn.Module):
 def redraw(module: nn.Module) -> nn.Module:
     """A copy of a module with fresh initial weights (every submodule that has ``reset_parameters``)."""
     fresh = copy.deepcopy(module)
-    for part in fresh.modules():
+    # children first: a parent that draws its children's weights has the last word
+    for part in reversed(list(fresh.modules())):
         reset = getattr(part, "reset_parameters", None)
         if callable(reset):
             reset()
