@@ -244,7 +244,7 @@ def lanczos(
     theta, S, index = torch.empty(0), torch.empty(0), torch.empty(0)
     for m in range(1, limit + 1):
         space.grow()
-        if m < min(limit, 2 * k if which == "both" else k) or (m % 4 and m < limit and space.betas[-1] > 0):
+        if m < min(limit, 2 * k if which == "both" else k) or (m > 64 and m % 4 and m < limit and space.betas[-1] > 0):
             continue
         theta, S = space.ritz()
         index = _wanted(theta, min(k, m), which)
