@@ -28,6 +28,10 @@ _PUBLIC: dict[str, str] = {
     "ElmanRNNCell": "recurrent.elman",
     "ResidualRNN": "recurrent.elman",
     "ResidualRNNCell": "recurrent.elman",
+    "OrthogonalRNN": "recurrent.orthogonal",
+    "OrthogonalRNNCell": "recurrent.orthogonal",
+    "VectorFieldRNN": "recurrent.vector_field",
+    "VectorFieldRNNCell": "recurrent.vector_field",
     "LEM": "recurrent.lem",
     "LEMCell": "recurrent.lem",
     "Recurrent": "recurrent.layer",
@@ -154,6 +158,10 @@ if TYPE_CHECKING:
     from .recurrent.lipschitz import LipschitzRNNCell as LipschitzRNNCell
     from .recurrent.noisy import NoisyRNN as NoisyRNN
     from .recurrent.noisy import NoisyRNNCell as NoisyRNNCell
+    from .recurrent.orthogonal import OrthogonalRNN as OrthogonalRNN
+    from .recurrent.orthogonal import OrthogonalRNNCell as OrthogonalRNNCell
+    from .recurrent.vector_field import VectorFieldRNN as VectorFieldRNN
+    from .recurrent.vector_field import VectorFieldRNNCell as VectorFieldRNNCell
     from .sketch.bootstrap import ErrorBounds as ErrorBounds
     from .sketch.bootstrap import bootstrap_error as bootstrap_error
     from .sketch.estimator import SketchedPCA as SketchedPCA
