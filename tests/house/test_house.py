@@ -118,3 +118,8 @@ def test_no_stub_no_unsafe_load_no_absolute_path():
 def test_golden_arrays_stay_small():
     total = sum(p.stat().st_size for p in (ROOT / "tests" / "golden").glob("*"))
     assert total < 3_000_000
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_on_the_api_page(name):
+    assert f"::: gyrostat.{gyrostat._PUBLIC[name]}.{name}\n" in (ROOT / "docs" / "api.md").read_text()

@@ -1,4 +1,4 @@
-"""Residual networks to compare with: x <- x + R_i(x), unit after unit.
+"""Residual networks to compare with: x ← x + R_i(x), unit after unit.
 
 Source: the baselines of Continuous-in-Depth Neural Networks, arXiv:2008.02389.
 Differs from the released code: nowhere known; strides and widths are the same for all three stages.

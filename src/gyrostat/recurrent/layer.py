@@ -19,8 +19,9 @@ from torch.nn.utils.rnn import PackedSequence
 from .._checks import Boolean, Integer, OneOf, Real, check
 from .._errors import ArgumentError, ArgumentTypeError, ShapeError
 from . import kernels
+from ._loop import run_cell
 from ._sequence import active_mask, check_dt, check_lengths, pack_like, reverse, unpack
-from .cell import Cell, State, Step
+from .cell import Cell, State
 
 BACKENDS = ("auto", "reference", "fused")
 _RULES = {
@@ -30,51 +31,6 @@ _RULES = {
     "dropout": Real(0, 1),
     "backend": OneOf(BACKENDS),
 }
-
-
-def run_cell(
-    cell: Cell,
-    parameters: dict[str, Tensor],
-    x: Tensor,
-    state: State,
-    dt: Step,
-    extras: State,
-    active: Tensor | None,
-) -> tuple[State, State]:
-    """The time loop: ``x (T, B, F)`` to all states ``(T, B, H)`` and the last ones ``(B, H)``.
-
-    ``active (T, B or 1, 1)`` says where the state moves; elsewhere it is held.
-    """
-    per_step = isinstance(dt, Tensor) and dt.ndim == 3
-    weights = cell.prepare(parameters, None if per_step else dt)
-    streams = [x, *extras, *([dt] if per_step else []), *([active] if active is not None else [])]
-
-    def advance(state: State, inputs: tuple[Tensor, ...]) -> State:
-        inputs, held = (inputs[:-1], inputs[-1]) if active is not None else (inputs, None)
-        inputs, dt_t = (inputs[:-1], inputs[-1]) if per_step else (inputs, dt)
-        new = cell.step(weights, inputs[0], state, dt_t, inputs[1:])
-        return new if held is None else tuple(torch.where(held, n, s) for n, s in zip(new, state))
-
-    if torch.compiler.is_compiling():
-        return _scan(advance, state, streams)
-    history: list[State] = []
-    for x_t, *rest in zip(*(s.unbind(0) for s in streams)):
-        # a copy of its own, because matrix products may round differently on memory that is aligned differently
-        state = advance(state, (x_t.clone(), *rest))
-        history.append(state)
-    return tuple(torch.stack(h) for h in zip(*history)), state
-
-
-def _scan(advance: Any, state: State, streams: list[Any]) -> tuple[State, State]:
-    # an unrolled loop compiles for minutes and fixes T; torch's scan operator does neither
-    from torch._higher_order_ops.scan import scan
-
-    def combine(carry: list[Tensor], inputs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        new = advance(tuple(carry), tuple(inputs))
-        return [n.clone() for n in new], [n.clone() for n in new]
-
-    last, history = scan(combine, [s.clone() for s in state], streams)
-    return tuple(history), tuple(last)
 
 
 class Recurrent(nn.Module):

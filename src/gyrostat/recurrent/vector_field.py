@@ -129,7 +129,7 @@ class VectorFieldRNNMath(FlowCell):
         return 0.5 * S / mu[:, None] if self.divergence == "none" else flux_to_operator(S, mu)
 
     def field_divergence(self, parameters: dict[str, Tensor]) -> Tensor:
-        """div (H)."""
+        """Divergence of the field at each point, (H,)."""
         S, mu = self.skew_flux(parameters), self.mass(parameters)
         return torch.zeros_like(mu) if self.divergence == "none" else S.sum(1) / mu
 

@@ -1,6 +1,6 @@
 """Fused paths of the recurrent cells; the slow, obvious twin of each is the cell itself.
 
-The layer asks ``find(cell)`` for a runner with the signature of ``recurrent.layer.run_cell``; a runner that does not exist
+The layer asks ``find(cell)`` for a runner with the signature of ``recurrent._loop.run_cell``; a runner that does not exist
 is a reason in words, never silence.
 """
 
