@@ -170,7 +170,7 @@ class VectorFieldRNN(Recurrent):
         >>> import torch
         >>> layer = VectorFieldRNN(3, 8, divergence="zero")
         >>> low, high = layer.gain_bounds()
-        >>> round(float(low), 4), round(float(high), 4)
+        >>> round(low.item(), 4), round(high.item(), 4)
         (1.0, 1.0)
     """
 

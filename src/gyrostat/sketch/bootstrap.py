@@ -44,6 +44,14 @@ class ErrorBounds(Result):
         alpha: 1 - confidence.
         resolved: Per component "resolved", "possibly unresolved" or "unresolved" (near ties).
         warnings: Sentences about strained assumptions.
+
+    Example:
+        >>> import numpy as np
+        >>> from gyrostat import bootstrap_error, sketched_svd
+        >>> A = np.random.default_rng(0).normal(size=(500, 8)) * 0.5 ** np.arange(8)
+        >>> bounds = bootstrap_error(sketched_svd(A, 2, 100), k=2)
+        >>> bounds.extrapolate(400).simultaneous["values"] < bounds.simultaneous["values"]
+        True
     """
 
     per_component: dict[str, np.ndarray]
