@@ -49,8 +49,8 @@ class ErrorBounds(Result):
         >>> import numpy as np
         >>> from gyrostat import bootstrap_error, sketched_svd
         >>> A = np.random.default_rng(0).normal(size=(500, 8)) * 0.5 ** np.arange(8)
-        >>> bounds = bootstrap_error(sketched_svd(A, 2, 100), k=2)
-        >>> bounds.extrapolate(400).simultaneous["values"] < bounds.simultaneous["values"]
+        >>> bounds = bootstrap_error(sketched_svd(A, 2, 200), k=2)
+        >>> bounds.extrapolate(800).simultaneous["values"] < bounds.simultaneous["values"]
         True
     """
 
