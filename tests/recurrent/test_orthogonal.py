@@ -1,44 +1,101 @@
-"""The orthogonal RNN: its matrix is orthogonal in every parameterization, and a new base keeps the function."""
+"""Orthogonal RNN: the stored Cayley model, orthogonality of all forms, the base point of dtriv."""
 
 import pytest
 import torch
 
-from gyrostat import OrthogonalRNN
+from gyrostat import OrthogonalRNN, OrthogonalRNNCell
+from gyrostat._errors import ArgumentError
+from gyrostat.testing.cells import check_cell
+from tests.conftest import load_golden
 
-close = torch.testing.assert_close
+# rounding of a few products of small float64 matrices
+CLOSE = {"rtol": 1e-11, "atol": 1e-12}
+F64 = torch.float64
+FORMS = ("exp", "cayley", "dtriv")
 
 
-@pytest.mark.parametrize("parameterization", ["exp", "cayley", "dtriv"])
+def close(a, b):
+    torch.testing.assert_close(a, b, **CLOSE)
+
+
+def test_stored_cayley_values_and_gradients():
+    g = {k: torch.as_tensor(v) for k, v in load_golden("lipschitz_cayley").items() if v.dtype.kind == "f"}
+    own = {k.removeprefix("param/"): v for k, v in g.items() if k.startswith("param/")}
+    layer = OrthogonalRNN.from_released(own, batch_first=True)
+    x = g["x"].requires_grad_()
+    output, last = layer(x)
+    close(output, g["h_all"])
+    y = last[0] @ own["D.weight"].T + own["D.bias"]
+    close(y, g["y"])
+    (y * g["R"]).sum().backward()
+    close(x.grad, g["grad_x"])
+    close(layer.weight_ih_l0.grad, g["grad/E.weight"])
+    close(layer.bias_l0.grad, g["grad/E.bias"])
+    # K = 2 (C - Cᵀ): the chain rule to C
+    rows, columns = torch.triu_indices(6, 6, 1)
+    close(2 * layer.skew_l0.grad, g["grad/C"][rows, columns])
+    close(-2 * layer.skew_l0.grad, g["grad/C"][columns, rows])
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("init", ["henaff", "cayley"])
-def test_orthogonal(parameterization, init):
-    layer = OrthogonalRNN(2, 7, parameterization=parameterization, init=init, dtype=torch.float64)
-    W = layer.W()
-    close(W @ W.T, torch.eye(7, dtype=torch.float64), rtol=0, atol=1e-12)
+def test_orthogonal_before_and_after_a_step(form, init):
+    layer = OrthogonalRNN(3, 7, parameterization=form, init=init, num_layers=2, bidirectional=True, dtype=F64)
+    rule = torch.optim.SGD([p for p in layer.parameters() if p.requires_grad], lr=0.01)
+    layer(torch.randn(5, 2, 3, dtype=F64))[0].square().sum().backward()
+    before = layer.W(1, reverse=True).detach().clone()
+    rule.step()
+    assert not torch.equal(before, layer.W(1, reverse=True))
+    for k in range(2):
+        for reverse in (False, True):
+            W = layer.W(k, reverse)
+            close(W @ W.T, torch.eye(7, dtype=F64))
 
 
-def test_cayley_is_the_published_formula():
-    layer = OrthogonalRNN(2, 4, parameterization="cayley", negative_ones=1, dtype=torch.float64)
+def test_rebase_moves_the_base_and_not_the_matrix():
+    layer = OrthogonalRNN(3, 6, parameterization="dtriv", dtype=F64)
     with torch.no_grad():
         layer.skew_l0.normal_()
-    i, j = torch.triu_indices(4, 4, 1)
-    A = torch.zeros(4, 4, dtype=torch.float64)
-    A[i, j] = layer.skew_l0.detach()
-    A = A - A.T
-    eye = torch.eye(4, dtype=torch.float64)
-    J = torch.diag(torch.tensor([-1.0, 1, 1, 1], dtype=torch.float64))
-    close(layer.W(), torch.linalg.inv(eye + A) @ (eye - A) @ J, rtol=1e-12, atol=1e-12)
-    assert torch.linalg.det(layer.W()) < 0
-
-
-def test_rebase_keeps_the_function():
-    layer = OrthogonalRNN(2, 5, 2, parameterization="dtriv", bidirectional=True, dtype=torch.float64)
-    x = torch.randn(6, 3, 2, dtype=torch.float64)
-    before = layer(x)[0]
+    before, base = layer.W().clone(), layer.base_l0.clone()
     layer.rebase()
-    close(layer(x)[0], before, rtol=1e-10, atol=1e-12)
-    assert float(layer.skew_l1_reverse.detach().abs().max()) == 0
-    again = OrthogonalRNN(2, 5, 2, parameterization="dtriv", bidirectional=True, dtype=torch.float64)
-    again.load_state_dict(layer.state_dict())
-    close(again(x)[0], before, rtol=1e-10, atol=1e-12)
-    with pytest.raises(ValueError, match="dtriv"):
-        OrthogonalRNN(2, 5).rebase()
+    close(layer.W(), before)
+    assert not torch.allclose(base, layer.base_l0)
+    assert layer.skew_l0.abs().max() == 0
+    assert not layer.base_l0.requires_grad
+    assert not OrthogonalRNNCell(3, 6, parameterization="dtriv").base.requires_grad
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gradients_through_the_layer(form):
+    layer = OrthogonalRNN(2, 4, parameterization=form, nonlinearity="tanh", dtype=F64)
+    names = [k for k, p in layer.named_parameters() if p.requires_grad]
+    x = torch.randn(3, 2, 2, dtype=F64, requires_grad=True)
+
+    def run(x, *values):
+        return torch.func.functional_call(layer, dict(zip(names, values)), (x,))[0]
+
+    own = [p.detach().clone().requires_grad_() for p in layer.parameters() if p.requires_grad]
+    assert torch.autograd.gradcheck(run, (x, *own))
+
+
+@pytest.mark.parametrize("nonlinearity", ["modrelu", "tanh", "relu", "identity"])
+def test_identity_matrix_gives_the_activation(nonlinearity):
+    cell = OrthogonalRNNCell(2, 2, nonlinearity=nonlinearity, dtype=F64)
+    with torch.no_grad():
+        cell.skew.zero_()
+        cell.weight_ih.copy_(torch.eye(2))
+        cell.bias.fill_(-0.5)
+    x = torch.tensor([[2.0, -0.25]], dtype=F64)
+    want = {
+        "modrelu": torch.tensor([[1.5, 0.0]], dtype=F64),
+        "tanh": torch.tanh(x - 0.5),
+        "relu": torch.tensor([[1.5, 0.0]], dtype=F64),
+        "identity": x - 0.5,
+    }
+    close(cell(x), want[nonlinearity])
+
+
+def test_conformance_and_arguments():
+    check_cell("orthogonal")
+    with pytest.raises(ArgumentError, match="did you mean 'cayley'"):
+        OrthogonalRNN(2, 3, parameterization="caley")
