@@ -130,6 +130,11 @@ BAD = {
     "words in X": ({"X": np.array([["a"] * 6] * 20)}, "numbers"),
     "bad lengths": ({"lengths": np.full(20, 99)}, "lengths"),
     "objects": ({"X": np.array([[1], [1, 2]] * 10, dtype=object)}, "Python objects"),
+    "shared rows": ({"train": np.arange(10), "valid": np.arange(9, 15), "test": np.arange(15, 20)}, "share rows"),
+    "rows out of range": ({"train": np.arange(10), "valid": np.array([-50]), "test": np.array([15])}, "row numbers"),
+    "words as rows": ({"train": np.array(["a"]), "valid": np.array([1]), "test": np.array([2])}, "row numbers"),
+    "a scalar": ({"X": np.float64(3)}, "shape"),
+    "no features": ({"X": np.zeros((20, 6, 0))}, "no features"),
     "half a split": ({"train": np.arange(5)}, "valid and test"),
 }
 

@@ -38,7 +38,7 @@ def released_model(golden: dict):
         return AntisymmetricRNN.from_released(p, dt=dt, gamma=gamma)
     kind = {"resRNN": ResidualRNN, "simpleRNN": ElmanRNN}[model]
     H, F = p["E.weight"].shape
-    layer = kind(F, H, dt=dt, dtype=torch.float64)
+    layer = kind(F, H, dtype=torch.float64, **({"dt": dt} if kind is ResidualRNN else {}))
     layer.load_state_dict({"weight_ih_l0": p["E.weight"], "bias_l0": p["E.bias"], "weight_hh_l0": p["W.weight"]})
     return layer
 

@@ -82,19 +82,39 @@ def test_sigkill_at_any_moment(tmp_path):
     kills = 0
     for attempt in range(8):
         process = subprocess.Popen(
-            [*line, "--out", str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            [*line, "--out", str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         time.sleep(3.0 + 0.35 * attempt)
         if process.poll() is not None:
             break
         os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.wait()
         kills += 1
     if not (tmp_path / "killed" / "result.json").is_file():
         subprocess.run([*line, "--out", str(tmp_path / "killed")], check=True, capture_output=True)
     assert kills >= 1
     theirs = weights(tmp_path / "whole")
     assert all(torch.equal(v, theirs[k]) for k, v in weights(tmp_path / "killed").items())
+
+
+def test_a_run_stopped_between_epochs_goes_on_with_the_same_noise(tmp_path):
+    class Stop(Exception):
+        pass
+
+    data = open_data(SMALL)
+    config = TrainConfig(epochs=3, batch_size=16)
+    model = ModelConfig.for_data("noisy", data, hidden_size=6)
+
+    def stop(row):
+        if row["epoch"] == 1:
+            raise Stop
+
+    train(data, model, config, tmp_path / "whole", device="cpu")
+    with pytest.raises(Stop):
+        train(data, model, config, tmp_path / "stopped", on_epoch=stop, device="cpu")
+    train(data, model, config, tmp_path / "stopped", device="cpu")
+    theirs = weights(tmp_path / "whole")
+    assert all(torch.equal(v, theirs[k]) for k, v in weights(tmp_path / "stopped").items())
 
 
 def test_other_settings_in_the_same_folder_are_refused(tmp_path):

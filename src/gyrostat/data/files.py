@@ -85,24 +85,30 @@ def _read_npz(path: Path, seed: int) -> SequenceData:
             raise DataError(f"{path.name}: {key} must hold numbers, got {array.dtype}")
     if X.dtype.kind not in "fiub":
         raise DataError(f"{path.name}: X must hold numbers, got {X.dtype}")
+    if X.ndim < 2 or y.ndim < 1:
+        raise DataError(f"{path.name}: X must have shape (N, T, F) and y (N,), got {X.shape} and {y.shape}")
     if lengths is not None and X.ndim == 2:
         X = _unflatten(X, lengths, path.name)
     if X.ndim == 2:
         X = X[:, :, None]
     y, classes, task = _labels(y, path.name)
-    split = {k: arrays[k].astype(np.int64) for k in ("train", "valid", "test") if k in arrays}
+    split = {k: arrays[k] for k in ("train", "valid", "test") if k in arrays}
     if split and len(split) < 3:
         raise DataError(
             f"{path.name}: a split needs the arrays train, valid and test; {', '.join(split)} alone will not do"
         )
-    if split and (np.concatenate(list(split.values())) >= len(X)).any():
-        raise DataError(f"{path.name}: the split names rows that X does not have")
     split = split or random_split(y if task == "classify" and y.ndim == 1 and len(y) == len(X) else None, len(X), seed)
     return SequenceData(path.stem, X, y, task, lengths=lengths, split=split, classes=classes, provenance=path.name)
 
 
 def _unflatten(X: np.ndarray, lengths: np.ndarray, name: str) -> np.ndarray:
-    if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 1).any() or int(lengths.sum()) != len(X):
+    if (
+        lengths.ndim != 1
+        or not len(lengths)
+        or lengths.dtype.kind not in "iu"
+        or (lengths < 1).any()
+        or int(lengths.sum()) != len(X)
+    ):
         raise DataError(f"{name}: lengths must be positive integers that add up to the {len(X)} rows of X")
     padded = np.zeros((len(lengths), int(lengths.max()), X.shape[1]), dtype=X.dtype)
     for n, piece in enumerate(np.split(X, np.cumsum(lengths)[:-1])):

@@ -66,18 +66,33 @@ class SequenceData:
         N, T, _ = self.x.shape
         if N < 4 or T < 1:
             raise DataError(f"{self.name}: at least 4 sequences of length >= 1 are needed, got {N} of length {T}")
-        put(self, "x", np.ascontiguousarray(self.x, dtype=np.float32))
+        if self.x.shape[2] < 1:
+            raise DataError(f"{self.name}: X has no features; its shape is {self.x.shape}")
+        put(self, "x", np.array(self.x, dtype=np.float32, order="C"))  # a copy: padding is zeroed below
         self._check_lengths(N, T)
         self._check_finite()
         if len(self.y) != N:
             raise DataError(f"{self.name}: X has {N} sequences and y has {len(self.y)} entries; they must match")
         self._check_targets(T)
+        self._check_split(N)
         if not self.split:
             put(self, "split", random_split(self.y if self.task == "classify" else None, N))
         if not self.classes and self.task == "classify":
             put(self, "classes", tuple(str(c) for c in range(int(self.y.max()) + 1)))
         if not self.features:
             put(self, "features", tuple(f"x{i}" for i in range(self.x.shape[2])))
+
+    def _check_split(self, N: int) -> None:
+        if not self.split:
+            return
+        for part, rows in self.split.items():
+            if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows) or rows.min() < 0 or rows.max() >= N:
+                raise DataError(f"{self.name}: {part} must be row numbers between 0 and {N - 1}, at least one")
+        rows = np.concatenate(list(self.split.values()))
+        if len(np.unique(rows)) != len(rows):
+            raise DataError(
+                f"{self.name}: train, valid and test share rows; a test row that was trained on tests nothing"
+            )
 
     def _check_lengths(self, N: int, T: int) -> None:
         if self.lengths is None:

@@ -56,6 +56,10 @@ class Cell(ABC):
     def __init__(self, input_size: int, hidden_size: int, *, bias: bool = True, dt: float = 1.0) -> None:
         sizes = {"input_size": input_size, "hidden_size": hidden_size, "bias": bias}
         check(Cell.RULES, sizes, type(self).__name__.removesuffix("Math"))
+        if not self.time_step and dt != 1.0:
+            raise ArgumentError(
+                f"{type(self).__name__.removesuffix('Math')}: dt must be left out, this recurrence has no time step"
+            )
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.bias = bias

@@ -185,11 +185,10 @@ def train(
             decayed = config.decay_after is not None and epoch > config.decay_after
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * (config.decay if decayed else 1.0)
-            if resumed is None:
-                torch.manual_seed(derive_seed(config.seed, "epoch", epoch))
-            else:
+            torch.manual_seed(derive_seed(config.seed, "epoch", epoch))
+            if resumed is not None and position["batch"] > 0:
                 torch.set_rng_state(resumed)
-                resumed = None
+            resumed = None
             model.train()
             for batch in training.epoch(epoch, start=position["batch"]):
                 batch = move(batch, accelerator.device)
