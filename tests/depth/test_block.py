@@ -67,6 +67,36 @@ def test_the_residual_identity_holds_for_gradients_and_statistics_in_training():
     assert int(block.fixed.get("1.num_batches_tracked")) == 1
 
 
+def test_a_unit_may_assign_its_buffers_anew():
+    class Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+            self.register_buffer("running_mean", torch.zeros(3))
+
+        def forward(self, x):
+            if self.training:
+                self.running_mean = 0.5 * self.running_mean + 0.5 * x.detach().mean(0)
+            return self.weight * (x - self.running_mean)
+
+    for checkpoint in ("none", "step"):
+        block = ContinuousBlock(Mean(), PiecewiseConstant(2), "euler", 2, checkpoint=checkpoint)
+        block(torch.ones(2, 3))
+        assert torch.equal(block.state.get("running_mean")[0], torch.full((3,), 0.5))
+    assert block._template.running_mean.is_meta
+
+
+def test_statistics_of_stages_that_leave_and_return_to_a_cell():
+    with pytest.warns(GridAlignmentWarning):
+        block = ContinuousBlock(conv_unit(), PiecewiseConstant(2), "ssprk3", 1)  # stages at 0, 1, 1/2 of the depth
+    seen = []
+    block._template[1].register_forward_pre_hook(lambda _, args: seen.append(args[0].mean((0, 2, 3)).detach()))
+    block(data(3, 2, 5, 5))
+    mean = block.state.get("1.running_mean")
+    torch.testing.assert_close(mean[0], 0.1 * seen[0], rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(mean[1], 0.1 * (seen[1] + seen[2]) / 2, rtol=1e-12, atol=1e-14)
+
+
 def test_statistics_are_averaged_within_a_cell_and_kept_where_no_stage_came():
     torch.manual_seed(3)
     block = ContinuousBlock(conv_unit(), PiecewiseConstant(4), "euler", 8)

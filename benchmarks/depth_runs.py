@@ -1,0 +1,145 @@
+"""Real runs of the networks of continuous depth: direct against refined, changed graphs, compression.
+
+    GYROSTAT_DATA=... python benchmarks/depth_runs.py fashion --limit 3000 --epochs 8 --out runs/fashion
+    GYROSTAT_DATA=... python benchmarks/depth_runs.py tagger --limit 3000 --epochs 8 --out runs/tagger
+
+Runs are resumable; tables are printed as markdown and kept as JSON beside the runs.
+"""
+
+import argparse
+import json
+import warnings
+from pathlib import Path
+
+import torch
+
+from gyrostat.cli._depth import latencies, open_depth_data
+from gyrostat.depth.change import project, set_solver
+from gyrostat.depth.manifest import manifestation_report
+from gyrostat.depth.stages import GridAlignmentWarning
+from gyrostat.numerics.families import parse_basis
+from gyrostat.train.levels import LevelConfig, NetConfig, as_tensors, evaluate, train_levels
+
+
+def table(title, columns, rows):
+    print(f"\n{title}\n\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
+    for row in rows:
+        print("| " + " | ".join(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row) + " |", flush=True)
+
+
+def train_all(data, runs, out):
+    models, rows = {}, []
+    for name, (net, config) in runs.items():
+        model, result = train_levels(data, net, config, out / name.replace(" ", "-"), source=data.name)
+        models[name] = model
+        rows.append([name, result["parameters"], result["test_accuracy"], result["seconds"]])
+        print(rows[-1], flush=True)
+    table("Training", ["run", "parameters", "test accuracy", "seconds"], rows)
+    return models, rows
+
+
+def compressed(model, bases, solvers, x, y):
+    rows = []
+    for word, solver in ((b, s) for s in solvers for b in bases):
+        small = project(model, parse_basis(word))
+        if solver:
+            name, _, steps = solver.partition(":")
+            set_solver(small, name, int(steps))
+        accuracy = evaluate(small, x, y)["accuracy"]
+        base, mine = latencies([model, small], x)
+        rows.append([word, solver or "as trained", sum(p.numel() for p in small.parameters()), accuracy, mine / base])
+    return rows
+
+
+COMPRESSED = ["basis", "solver", "parameters", "test accuracy", "time / uncompressed"]
+
+
+def fashion(args):
+    data = open_depth_data(f"fashion-mnist:layout=rows,limit={args.limit}", 0)
+    grow = tuple(1 + args.epochs * i // 4 for i in (1, 2, 3))
+    decay = (1 + args.epochs * 3 // 4,)
+
+    def net(basis, solver):
+        return NetConfig(
+            "image", 10, 1, basis=f"piecewise_constant:{basis}", solver=solver, channels=8, segments=2, scale=2.0
+        )
+
+    def config(refine_at=()):
+        return LevelConfig(epochs=args.epochs, lr=0.05, decay_at=decay, refine_at=refine_at, seed=args.seed)
+
+    runs = {
+        "euler direct": (net(8, "euler"), config()),
+        "euler refined": (net(1, "euler"), config(grow)),
+        "rk4 refined": (net(1, "rk4"), config(grow)),
+        "rk4 direct": (net(8, "rk4"), config()),
+    }
+    models, trained = train_all(data, runs, args.out)
+    x, y = (t[data.split["test"]] for t in as_tensors(data))
+    found = {"trained": trained, "manifestation": {}, "compression": {}}
+    for name, model in models.items():
+        report = manifestation_report(
+            model, list(zip(x.split(200), y.split(200))), ["euler", "midpoint", "rk4"], [4, 8, 16]
+        )
+        table(
+            f"{name}: same weights, other graphs; verdict {report.verdict} ({report.reason})",
+            ["solver", "steps", "test accuracy", "largest output error"],
+            [[r.solver, r.n_steps, r.metric, r.output_error] for r in report.rows],
+        )
+        found["manifestation"][name] = report.to_dict()
+        rows = compressed(model, [f"piecewise_constant:{k}" for k in (8, 4, 2, 1)], [None, "euler:4", "euler:2"], x, y)
+        table(f"{name}: compressed without retraining", COMPRESSED, rows)
+        found["compression"][name] = rows
+    return found
+
+
+def tagger(args):
+    data = open_depth_data(f"ud-english-ewt:limit={args.limit},max_length=40", 0)
+    grow = tuple(1 + args.epochs * i // 4 for i in (1, 2, 3))
+
+    def net(basis):
+        return NetConfig(
+            "tags", len(data.tags), len(data.words), basis=f"piecewise_constant:{basis}", solver="euler", embed_dim=64,
+            scale=1.0, dropout=0.1, max_length=data.x.shape[1],
+        )  # fmt: skip
+
+    def config(refine_at=()):
+        return LevelConfig(
+            epochs=args.epochs, lr=2e-3, optimizer="adamw", weight_decay=0.1, refine_at=refine_at, batch_size=32,
+            seed=args.seed, refine_noise=0.0,
+        )  # fmt: skip
+
+    models, trained = train_all(
+        data, {"refined to 8": (net(1), config(grow)), "direct 8": (net(8), config())}, args.out
+    )
+    x, y = (t[data.split["test"]] for t in as_tensors(data))
+    found = {"trained": trained, "bases": {}, "shortened": {}}
+    for name, model in models.items():
+        words = [f"piecewise_constant:{k}" for k in (1, 2, 3, 4, 6, 8)]
+        words += [f"hat:{k}" for k in (2, 3, 4, 6)] + [f"dg_linear:{k}" for k in (2, 4, 6)]
+        rows = compressed(model, words, [None], x, y)
+        table(f"{name}: other bases, Euler with 8 steps (figure 5a of the paper)", COMPRESSED, rows)
+        found["bases"][name] = rows
+        rows = compressed(
+            model, [f"piecewise_constant:{k}" for k in (1, 2, 4, 8)], ["euler:8", "euler:4", "euler:2"], x, y
+        )
+        table(f"{name}: fewer steps too (figure 5b of the paper)", COMPRESSED, rows)
+        found["shortened"][name] = rows
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", choices=["fashion", "tagger"])
+    parser.add_argument("--limit", type=int, default=3000, help="training examples; 0 for all")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/depth"))
+    args = parser.parse_args()
+    warnings.simplefilter("ignore", GridAlignmentWarning)
+    torch.set_num_threads(1)
+    found = {"fashion": fashion, "tagger": tagger}[args.run](args)
+    (args.out / "tables.json").write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
