@@ -1,0 +1,94 @@
+"""What the verbs for networks of continuous depth share: their data, their lists, their measurements."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def open_depth_data(spec: str, seed: int) -> Any:
+    """Images as rows, or tagged sentences for ``ud-english-ewt``."""
+    from ..data.catalogue import open_data, parse_options
+    from ..data.tags import ud_english_ewt
+
+    name, _, tail = spec.partition(":")
+    if name == "ud-english-ewt":
+        return ud_english_ewt(**parse_options(tail.split(","), spec))
+    return open_data(spec, seed=seed)
+
+
+def epochs(text: str, name: str) -> tuple[int, ...]:
+    """A comma-separated list of epochs."""
+    from .._errors import ArgumentError
+
+    try:
+        return tuple(int(word) for word in text.split(",") if word.strip())
+    except ValueError:
+        raise ArgumentError(f"{name} must be epochs with commas between, such as 10,20,30, got {text!r}") from None
+
+
+def solver_and_steps(word: str | None) -> tuple[str | None, int | None]:
+    """``euler:4`` as a scheme and a number of steps."""
+    from .._errors import ArgumentError
+
+    if word is None:
+        return None, None
+    name, _, steps = word.partition(":")
+    if steps and not (steps.isdigit() and int(steps)):
+        raise ArgumentError(f"--solver must look like euler:4, got {word!r}")
+    return name or None, int(steps) if steps else None
+
+
+def test_part(spec: str, limit: int, seed: int) -> tuple[Any, Any]:
+    """Inputs and targets of the first test examples."""
+    from .._errors import ArgumentError
+    from ..train.levels import as_tensors
+
+    if not spec:
+        raise ArgumentError("--data: the run does not say what it was trained on; name the data set")
+    data = open_depth_data(spec, seed)
+    x, y = as_tensors(data)
+    rows = data.split["test"][:limit]
+    return x[rows], y[rows]
+
+
+def measure(model: Any, x: Any, y: Any) -> dict[str, Any]:
+    """Accuracy, parameters and unit calls."""
+    from ..depth.change import blocks
+    from ..train.levels import evaluate
+
+    return {
+        "accuracy": evaluate(model, x, y)["accuracy"],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "evaluations": sum(b.n_evaluations for b in blocks(model).values()),
+    }
+
+
+def latencies(models: list[Any], x: Any, repeats: int = 9) -> list[float]:
+    """Median milliseconds for a batch of 32, the models taking turns so that a busy machine is unfair to none."""
+    import statistics
+    import time
+
+    import torch
+
+    times: list[list[float]] = [[] for _ in models]
+    with torch.no_grad():
+        for _ in range(repeats):
+            for model, mine in zip(models, times):
+                started = time.perf_counter()
+                model(x[:32])
+                mine.append(time.perf_counter() - started)
+    return [1e3 * statistics.median(t[1:]) for t in times]
+
+
+def example_input(facts: dict[str, Any], image_size: int | None) -> Any:
+    """Two examples of what the network of a run takes."""
+    import torch
+
+    net = facts["net"]
+    if net["kind"] != "image":
+        return torch.ones(2, min(net["max_length"], 16), dtype=torch.long)
+    size = image_size
+    if size is None:
+        size = 8 if str(facts.get("source", "")).startswith("digits") else 28
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(2, net["inputs"], size, size, generator=generator)

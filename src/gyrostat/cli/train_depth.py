@@ -1,0 +1,119 @@
+"""``gyrostat train-depth``: train a network of continuous depth, growing it on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def train_depth(
+    data: str,
+    /,
+    *,
+    out: Path = Path("run"),
+    basis: str = "piecewise_constant:1",
+    solver: str = "rk4",
+    n_steps: int | None = None,
+    scale: float = 1.0,
+    refine_at: str = "",
+    project_at: str = "",
+    epochs: int = 10,
+    batch_size: int = 64,
+    lr: float = 0.05,
+    decay_at: str = "",
+    decay: float = 0.1,
+    optimizer: str = "sgd",
+    weight_decay: float = 5e-4,
+    channels: int = 16,
+    segments: int = 3,
+    variant: str = "v2",
+    skip_init: bool = False,
+    embed_dim: int = 64,
+    num_heads: int = 1,
+    dropout: float = 0.0,
+    refine_noise: float = 0.0,
+    carry_optimizer: bool = False,
+    seed: int = 0,
+    device: str | None = None,
+    json: bool = False,
+    quiet: bool = False,
+    force: bool = False,
+) -> int:
+    """Train a ContinuousNet on images or a continuous-depth tagger; the same line again goes on after an interruption.
+
+    Example: gyrostat train-depth digits:layout=8x8 --refine-at 5,10 --epochs 15 --channels 8 --segments 2
+    Takes about a minute for the example, hours for full image sets on a CPU. Progress is shown, metrics go to
+    OUT/metrics.jsonl, each finished level to OUT/level-K.safetensors.
+
+    Args:
+        data: An image set read by rows (digits:layout=8x8, fashion-mnist:layout=rows) or ud-english-ewt.
+        out: Run directory.
+        basis: Functions of depth at the start, such as piecewise_constant:1 or hat:3.
+        solver: euler, midpoint, heun, ralston, kutta3, ssprk3, rk4 or rk4_38.
+        n_steps: Steps at the start; one for each cell when left out.
+        scale: Factor of the rates; the number of units gives a residual network's scaling.
+        refine_at: Epochs (from 1) at whose start the basis is refined and the steps are doubled, as 10,20,30.
+        project_at: Epochs at whose start the basis and the steps are halved.
+        epochs: Passes over the training part.
+        batch_size: Images or sentences per step.
+        lr: Learning rate.
+        decay_at: Epochs at whose start the learning rate is multiplied by decay.
+        decay: That factor.
+        optimizer: sgd (momentum 0.9) or adamw.
+        weight_decay: Weight decay.
+        channels: Width of the first segment of an image network.
+        segments: Blocks of an image network.
+        variant: v2, act_first or stateful.
+        skip_init: End residual branches with gates that start closed.
+        embed_dim: Width of a tagger.
+        num_heads: Attention heads of a tagger.
+        dropout: Dropout of a tagger.
+        refine_noise: Relative noise on the weights at a refinement.
+        carry_optimizer: Keep the optimiser's moments at a change of level.
+        seed: Seed of everything that is drawn.
+        device: cpu, cuda, ...
+        json: Print the result as JSON.
+        quiet: No progress.
+        force: Replace a finished run.
+    """
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+    from ..train.levels import LevelConfig, NetConfig, train_levels
+    from ._depth import epochs as listed
+    from ._depth import open_depth_data
+    from ._shared import out_folder, print_json, stderr
+
+    config = LevelConfig(
+        epochs=epochs, batch_size=batch_size, lr=lr, decay_at=listed(decay_at, "--decay-at"), decay=decay,
+        weight_decay=weight_decay, optimizer=optimizer, refine_at=listed(refine_at, "--refine-at"),
+        project_at=listed(project_at, "--project-at"), refine_noise=refine_noise, carry_optimizer=carry_optimizer,
+        seed=seed,
+    )  # fmt: skip
+    opened = open_depth_data(data, seed)
+    tagged = hasattr(opened, "tags")
+    net = NetConfig(
+        kind="tags" if tagged else "image", inputs=len(opened.words) if tagged else 1,
+        outputs=len(opened.tags) if tagged else len(opened.classes), basis=basis, solver=solver, n_steps=n_steps,
+        scale=scale, channels=channels, segments=segments, variant=variant, skip_init=skip_init, embed_dim=embed_dim,
+        num_heads=num_heads, dropout=dropout, max_length=opened.x.shape[1] if tagged else 512,
+    )  # fmt: skip
+    net.build()
+    folder = out_folder(out, force, "result.json")
+    with Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=stderr, disable=quiet) as progress:
+        task = progress.add_task(f"{opened.name}", total=None)
+
+        def show(row: dict) -> None:
+            progress.update(
+                task,
+                description=f"epoch {row['epoch']}/{epochs}  K {row['K']}  loss {row['train_loss']:.4f}  "
+                f"validation {row['valid_accuracy']:.4f}",
+            )
+
+        _, result = train_levels(opened, net, config, folder, on_epoch=show, device=device, source=data)
+    if json:
+        print_json({k: v for k, v in result.items() if k != "history"})
+    else:
+        print(
+            f"test accuracy {result['test_accuracy']:.4f}, {result['parameters']} parameters, "
+            f"{result['seconds']:.0f} s, run in {folder}"
+        )
+    return 0
