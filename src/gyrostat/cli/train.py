@@ -23,6 +23,7 @@ def train(
     bidirectional: bool = False,
     dropout: float = 0.0,
     set: list[str] | None = None,
+    strategy: str = "plain",
     seed: int = 0,
     device: str | None = None,
     checkpoint_seconds: float = 30.0,
@@ -51,6 +52,7 @@ def train(
         bidirectional: Run a second direction.
         dropout: Dropout between layers.
         set: Options of the cell, key=value; may be repeated.
+        strategy: How a batch becomes a loss: plain, or another name with its settings, name:key=value,key=value.
         seed: Seed of everything that is drawn.
         device: cpu, cuda, ...; by default what is there.
         checkpoint_seconds: Longest time between two checkpoints.
@@ -67,6 +69,7 @@ def train(
     from ..train.loop import TrainConfig
     from ..train.loop import train as run_training
     from ..train.model import ModelConfig, parameter_count
+    from ..train.strategy import make_strategy
     from ._shared import out_folder, print_json, stderr
 
     check({"hidden_size": Integer(1), "num_layers": Integer(1)}, locals(), "train")
@@ -88,6 +91,7 @@ def train(
         bidirectional=bidirectional, dropout=dropout,
     )  # fmt: skip
     count = parameter_count(model_config)
+    how = make_strategy(strategy)
     folder = out_folder(out, force, "result.json")
     columns = (TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=stderr, disable=quiet) as progress:
@@ -97,7 +101,9 @@ def train(
             words = f"epoch {row['epoch']}/{epochs}  loss {row['train_loss']:.4f}  validation {row['valid_score']:.4f}"
             progress.update(task, description=words)
 
-        run = run_training(opened, model_config, config, folder, on_epoch=show, record=spectra, device=device)
+        run = run_training(
+            opened, model_config, config, folder, strategy=how, on_epoch=show, record=spectra, device=device
+        )
     if json:
         print_json({k: v for k, v in run.result.items() if k != "history"})
     else:

@@ -32,6 +32,7 @@ def train_depth(
     dropout: float = 0.0,
     refine_noise: float = 0.0,
     carry_optimizer: bool = False,
+    strategy: str = "plain",
     seed: int = 0,
     device: str | None = None,
     json: bool = False,
@@ -69,6 +70,7 @@ def train_depth(
         dropout: Dropout of a tagger.
         refine_noise: Relative noise on the weights at a refinement.
         carry_optimizer: Keep the optimiser's moments at a change of level.
+        strategy: How a batch becomes a loss: plain, or another name with its settings, name:key=value,key=value.
         seed: Seed of everything that is drawn.
         device: cpu, cuda, ...
         json: Print the result as JSON.
@@ -78,6 +80,7 @@ def train_depth(
     from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
     from ..train.levels import LevelConfig, NetConfig, train_levels
+    from ..train.strategy import make_strategy
     from ._depth import epochs as listed
     from ._depth import open_depth_data
     from ._shared import out_folder, print_json, stderr
@@ -97,6 +100,7 @@ def train_depth(
         num_heads=num_heads, dropout=dropout, max_length=opened.x.shape[1] if tagged else 512,
     )  # fmt: skip
     net.build()
+    how = make_strategy(strategy)
     folder = out_folder(out, force, "result.json")
     with Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=stderr, disable=quiet) as progress:
         task = progress.add_task(f"{opened.name}", total=None)
@@ -108,7 +112,7 @@ def train_depth(
                 f"validation {row['valid_accuracy']:.4f}",
             )
 
-        _, result = train_levels(opened, net, config, folder, on_epoch=show, device=device, source=data)
+        _, result = train_levels(opened, net, config, folder, strategy=how, on_epoch=show, device=device, source=data)
     if json:
         print_json({k: v for k, v in result.items() if k != "history"})
     else:

@@ -78,16 +78,16 @@ def robustness(model: Any, data: SequenceData, seed: int) -> dict[str, dict[str,
     from .._rng import torch_stream
     from ..data.batches import Batches
     from ..numerics.noise import salt_pepper, white
-    from .loop import evaluate
+    from .task import Task
 
-    batches = Batches(data, "test", 512)
+    batches, task = Batches(data, "test", 512), Task(data.task)
     low, high = float(data.x.min()), float(data.x.max())
 
     def score(law: Callable[..., Any], level: float) -> list[float]:
         found = []
         for draw in range(DRAWS):
             g = torch_stream(seed, "noise", draw)
-            found.append(evaluate(model, batches, data.task, lambda x, g=g: law(x, level, generator=g))["score"])
+            found.append(task.evaluate(model, batches, lambda x, g=g: law(x, level, generator=g))["score"])
         return [statistics.mean(found), statistics.pstdev(found)]
 
     def salt(x: Any, level: float, generator: Any) -> Any:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from .._checks import Boolean, Integer, OneOf, Real, check
 from .._errors import ArgumentError, CheckpointError, DataError, NonFiniteError
 from .._rng import derive_seed, torch_stream
+from ..data.batches import Batch
 from ..data.sequences import SequenceData
 from ..data.tags import TaggedData
 from ..depth.change import blocks, match_checkpoint, project, refine
@@ -28,8 +29,10 @@ from ..depth.convnet import ContinuousNet
 from ..depth.optim import refine_optimizer
 from ..depth.transformer import ContinuousTagger
 from ..numerics.families import parse_basis
+from ..perturb.strategy import Plain, Strategy, describe
 from ..report.page import write_atomically
 from .state import flatten_optimizer, load_state, prefixed, restore_optimizer, save_state
+from .task import Task
 
 OPTIMIZERS = ("sgd", "adamw")
 _RULES = {
@@ -173,6 +176,7 @@ def train_levels(
     config: LevelConfig,
     folder: Path,
     *,
+    strategy: Strategy | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     device: str | None = None,
     source: str = "",
@@ -185,6 +189,7 @@ def train_levels(
         config: How.
         folder: Run directory: ``config.json``, ``metrics.jsonl``, ``state.safetensors``, ``level-K.safetensors`` for
             each finished level, ``model.safetensors``, ``result.json``.
+        strategy: How a batch becomes a loss, as in :func:`gyrostat.train.loop.train`.
         on_epoch: Called with the metrics of each finished epoch.
         device: ``"cpu"``, ``"cuda"``; the CPU when left out.
         source: How the data was named on the command line, for verbs that open it again.
@@ -199,6 +204,9 @@ def train_levels(
     x, y = as_tensors(data)
     facts = {"net": asdict(net), "levels": json.loads(json.dumps(asdict(config))), "data": data.name}
     facts["source"] = source
+    strategy = strategy or Plain()
+    facts["strategy"] = describe(strategy)
+    task = Task("tag" if isinstance(data, TaggedData) else "classify")
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(config.seed, "init"))
@@ -229,7 +237,7 @@ def train_levels(
             model = changed
         for group in optimizer.param_groups:
             group["lr"] = config.lr_at(epoch)
-        loss = _one_epoch(model, optimizer, x, y, rows["train"], config, epoch)
+        loss = _one_epoch(model, optimizer, x, y, rows["train"], config, epoch, task, strategy)
         measured = evaluate(model, x[rows["valid"]], y[rows["valid"]])
         seconds = time.monotonic() - started
         row = {
@@ -269,6 +277,8 @@ def _one_epoch(
     rows: Tensor,
     config: LevelConfig,
     epoch: int,
+    task: Task,
+    strategy: Strategy,
 ) -> float:
     model.train()
     device = next(model.parameters()).device
@@ -277,9 +287,9 @@ def _one_epoch(
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(config.seed, "dropout", epoch))
         for number, chosen in enumerate(order.split(config.batch_size), 1):
-            target = y[chosen].to(device).flatten()
-            logits = model(x[chosen].to(device)).reshape(len(target), -1)
-            loss = F.cross_entropy(logits, target, ignore_index=-100)
+            generator = torch_stream(config.seed, "strategy", epoch, number, device=device)
+            batch = Batch(x[chosen].to(device), y[chosen].to(device), None)
+            loss = strategy(model, batch, task, generator=generator)
             if not torch.isfinite(loss):
                 raise NonFiniteError(
                     f"train: the loss is {float(loss)} in epoch {epoch}, batch {number}; lower lr or scale, or skip_init"

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from .._checks import Integer, Real, check
 from .._errors import CheckpointError, NonFiniteError
-from .._rng import derive_seed
-from ..data.batches import Batch, Batches
+from .._rng import derive_seed, torch_stream
+from ..data.batches import Batches
 from ..data.sequences import SequenceData
+from ..perturb.strategy import Plain, Strategy, describe
 from ..report.page import write_atomically
 from .model import ModelConfig, SequenceModel
 from .state import flatten_optimizer, load_state, prefixed, random_state, restore_optimizer, save_state
+from .task import Task, move
 
 RULES = {
     "epochs": Integer(1),
@@ -62,53 +62,13 @@ class Run:
     result: dict[str, Any]
 
 
-def loss_of(task: str, output: Tensor, batch: Batch) -> Tensor:
-    """Cross-entropy for labels, mean squared error for targets; padded steps do not count."""
-    if task == "classify":
-        return F.cross_entropy(output, batch.y)
-    error = (output - batch.y) ** 2
-    if task == "predict" and batch.lengths is not None:
-        steps = torch.arange(error.shape[1], device=error.device)
-        inside = (steps[None] < batch.lengths[:, None])[:, :, None]
-        return error[inside.expand_as(error)].mean()
-    return error.mean()
-
-
-@torch.no_grad()
-def evaluate(
-    model: torch.nn.Module, batches: Batches, task: str, perturb: Callable[[Tensor], Tensor] | None = None
-) -> dict[str, float]:
-    """Mean loss, and accuracy or root mean squared error, in evaluation mode."""
-    was_training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-    total, right, count = 0.0, 0, 0
-    for batch in batches.epoch():
-        batch = move(batch, device)
-        x = batch.x if perturb is None else perturb(batch.x)
-        output = model(x, batch.lengths)
-        n = len(batch.x)
-        total += float(loss_of(task, output, batch)) * n
-        count += n
-        if task == "classify":
-            right += int((output.argmax(-1) == batch.y).sum())
-    model.train(was_training)
-    loss = total / count
-    return {"loss": loss, "score": right / count if task == "classify" else loss**0.5}
-
-
-def move(batch: Batch, device: torch.device) -> Batch:
-    """The batch on ``device``."""
-    lengths = None if batch.lengths is None else batch.lengths.to(device)
-    return Batch(batch.x.to(device), batch.y.to(device), lengths)
-
-
 def train(
     data: SequenceData,
     model_config: ModelConfig,
     config: TrainConfig,
     folder: Path,
     *,
+    strategy: Strategy | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     record: Callable[[SequenceModel], dict[str, Any]] | None = None,
     device: str | None = None,
@@ -121,6 +81,8 @@ def train(
         config: How.
         folder: Run directory: ``config.json``, ``metrics.jsonl``, ``state.safetensors``, ``model.safetensors``,
             ``result.json``.
+        strategy: How a batch becomes a loss, :class:`gyrostat.perturb.strategy.Plain` when left out; recorded with the
+            run, and a run with another one is not continued.
         on_epoch: Called with the metrics of each finished epoch.
         record: Called with the model after each epoch; what it returns is kept with the metrics.
         device: ``"cpu"``, ``"cuda"``, ...; by default what accelerate finds.
@@ -132,11 +94,14 @@ def train(
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=device == "cpu")
+    strategy = strategy or Plain()
+    task = Task(data.task)
     facts = {
         "model": model_config.to_dict(),
         "train": asdict(config),
         "data": data.name,
         "data_hash": data.content_hash,
+        "strategy": describe(strategy),
     }
     folder.mkdir(parents=True, exist_ok=True)
     state_path, result_path = folder / "state.safetensors", folder / "result.json"
@@ -193,7 +158,9 @@ def train(
             for batch in training.epoch(epoch, start=position["batch"]):
                 batch = move(batch, accelerator.device)
                 with accelerator.accumulate(model), accelerator.autocast():
-                    loss = loss_of(data.task, model(batch.x, batch.lengths), batch)
+                    names = ("strategy", epoch, position["batch"], accelerator.process_index)
+                    generator = torch_stream(config.seed, *names, device=accelerator.device)
+                    loss = strategy(model, batch, task, generator=generator)
                     if not torch.isfinite(loss):
                         raise NonFiniteError(
                             f"{plain.config.model}: the loss is {float(loss)} in epoch {epoch + 1}, "
@@ -212,7 +179,7 @@ def train(
                 if time.monotonic() - last_saved > config.checkpoint_seconds:
                     save()
                     last_saved = time.monotonic()
-            measured = evaluate(plain, validation, data.task)
+            measured = task.evaluate(plain, validation)
             row: dict[str, Any] = {
                 "epoch": epoch + 1,
                 "train_loss": position["loss_sum"] / max(1, position["batch"]),
@@ -221,7 +188,7 @@ def train(
                 **(record(plain) if record else {}),
             }
             history.append(row)
-            better = measured["score"] if data.task == "classify" else -measured["score"]
+            better = measured["score"] if task.labels else -measured["score"]
             if position["best"] is None or better > position["best"]:
                 position["best"], position["best_epoch"] = better, epoch
                 best = {k: v.clone() for k, v in plain.state_dict().items()}
@@ -234,7 +201,7 @@ def train(
             if on_epoch:
                 on_epoch(row)
     plain.load_state_dict(best)
-    tested = evaluate(plain, Batches(data, "test", 256), data.task)
+    tested = task.evaluate(plain, Batches(data, "test", 256))
     result = {
         **facts,
         "parameters": sum(p.numel() for p in plain.parameters()),
