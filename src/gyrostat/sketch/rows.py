@@ -7,7 +7,6 @@ Sparse matrices are never made dense, and nothing larger than one block is held.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from .._errors import ArgumentError, ArgumentTypeError, DataError, MemoryBudgetError, NonFiniteError
+from .._errors import ArgumentError, ArgumentTypeError, DataError, NonFiniteError
 from .warning import warn
 
 BLOCK_BYTES = 1 << 20
@@ -290,32 +289,6 @@ def watch_file(path: Path) -> Callable[[], None]:
             raise DataError(f"{path} changed while it was being read; run again when nothing writes to it")
 
     return guard
-
-
-def available_memory() -> float:
-    """Bytes this process may still take: free memory or what the address-space limit leaves, whichever is less."""
-    free = float("inf")
-    if sys.platform.startswith("linux"):
-        import resource
-
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = float(line.split()[1]) * 1024
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if limit != resource.RLIM_INFINITY:
-            used = float(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            free = min(free, limit - used)
-    return free
-
-
-def plan_memory(need: float, what: str, limit: float | None = None) -> None:
-    """Raise before anything is allocated where ``need`` bytes are more than may be taken."""
-    allowed = available_memory() if limit is None else limit
-    if need > allowed:
-        raise MemoryBudgetError(
-            f"{what} needs about {need / 2**20:.0f} MiB, but {max(0.0, allowed) / 2**20:.0f} MiB may be taken; "
-            "use a smaller sketch or a lower rank, or raise the memory limit"
-        )
 
 
 def _accepted(dtype: Any) -> np.dtype:

@@ -18,13 +18,15 @@ from scipy.sparse import _sparsetools  # pyright: ignore[reportAttributeAccessIs
 
 from .._checks import Integer, OneOf, check
 from .._errors import ArgumentError
+from .._memory import plan_memory
 from .._results import Result
 from .._rng import derive_seed, numpy_stream
-from .rows import Block, Rows, as_rows, plan_memory
+from .rows import Block, Rows, as_rows
 
 METHODS = ("gaussian", "uniform", "length", "leverage", "countsketch", "srht", "sparse_sign")
 KEY_ROWS = 1024
 PLACES = 8
+REMEDY = "use a smaller sketch or a lower rank"
 
 
 @dataclass(frozen=True)
@@ -249,9 +251,8 @@ def sketch(
     method = "countsketch" if method == "auto" else method
     if method not in ("uniform", "length") and draws is not None and method != "gaussian":
         raise ArgumentError(f"sketch: draws cannot be given for method {method!r}")
-    plan_memory(
-        3.0 * sketch_size * rows.d * rows.dtype.itemsize + (1 << 24), f"a sketch of {sketch_size} rows", memory_limit
-    )
+    need = 3.0 * sketch_size * rows.d * rows.dtype.itemsize + (1 << 24)
+    plan_memory(need, f"a sketch of {sketch_size} rows", REMEDY, memory_limit)
     if draws is not None or method == "leverage" or (method == "uniform" and rows.random_access):
         found = _by_index(rows, sketch_size, method, seed, draws)
     else:

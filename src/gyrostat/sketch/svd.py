@@ -16,10 +16,11 @@ import numpy as np
 
 from .._checks import Boolean, Integer, OneOf, Real, check
 from .._errors import ArgumentError
+from .._memory import plan_memory
 from .._results import Result
 from .bootstrap import ErrorBounds, bootstrap_error, spectrum
-from .rows import Rows, as_rows, plan_memory
-from .sketches import METHODS, Sketch, sketch
+from .rows import Rows, as_rows
+from .sketches import METHODS, REMEDY, Sketch, sketch
 from .warning import warn
 
 if TYPE_CHECKING:
@@ -354,7 +355,8 @@ def _exact(
     rows: Rows, rank: int, flip: bool, alpha: float, history: Any, left: bool, limit: float | None, note: str
 ) -> SketchedSVDResult:
     d, n = rows.d, rows.n or 0
-    plan_memory(3.0 * d * d * rows.dtype.itemsize + (1 << 24), f"the exact Gram matrix of {d} columns", limit)
+    need = 3.0 * d * d * rows.dtype.itemsize + (1 << 24)
+    plan_memory(need, f"the exact Gram matrix of {d} columns", REMEDY, limit)
     U: np.ndarray | None
     if n * d <= 1 << 18:
         dense = np.concatenate([b.data.toarray() if rows.sparse else b.data for b in rows.blocks()])
