@@ -69,6 +69,12 @@ _PUBLIC: dict[str, str] = {
     "compress": "depth.compress",
     "manifestation_report": "depth.manifest",
     "refine_optimizer": "depth.optim",
+    # audit
+    "Reference": "audit.reference",
+    "TitrationCurve": "audit.titration",
+    "Verdict": "audit.reference",
+    "calibrate": "audit.reference",
+    "titrate": "audit.titration",
     # what a dynamical system does, and how it stands noise
     "stability_certificate": "analysis.stability",
     "stochastic_stability_certificate": "analysis.stability",
@@ -116,6 +122,11 @@ if TYPE_CHECKING:
     from .analysis.regularizer import explicit_regularizer as explicit_regularizer
     from .analysis.stability import stability_certificate as stability_certificate
     from .analysis.stability import stochastic_stability_certificate as stochastic_stability_certificate
+    from .audit.reference import Reference as Reference
+    from .audit.reference import Verdict as Verdict
+    from .audit.reference import calibrate as calibrate
+    from .audit.titration import TitrationCurve as TitrationCurve
+    from .audit.titration import titrate as titrate
     from .data.catalogue import open_data as open_data
     from .data.sequences import SequenceData as SequenceData
     from .depth.block import ContinuousBlock as ContinuousBlock

@@ -1,0 +1,115 @@
+"""One way to ask a model: any callable, ``nn.Module`` or ONNX session becomes ``x -> (classes, confidences)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .._errors import ArgumentError, NonFiniteError
+
+OUTPUTS = ("auto", "logits", "probs", "labels")
+
+
+class Predictor:
+    """Asks a model for classes and confidences, one batch after another, without leaving a trace in it.
+
+    Args:
+        model: ``nn.Module``, onnxruntime session, or a callable from a tensor ``(N, ...)`` to scores ``(N, K)``, or to
+            labels ``(N,)``.
+        preprocess: Applied to each batch before the model: normalisation.
+        outputs: What comes back: ``"logits"``, ``"probs"``, ``"labels"``, or ``"auto"``, decided on the first batch.
+        temperature: Logits are divided by it.
+        device: Where the batches go; by default where the module is.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        preprocess: Callable[[Tensor], Tensor] | None = None,
+        outputs: str = "auto",
+        temperature: float = 1.0,
+        device: Any = None,
+    ) -> None:
+        if not (callable(model) or hasattr(model, "run")):
+            raise ArgumentError(f"titrate: the model must be callable or an ONNX session, got {type(model).__name__}")
+        self.preprocess, self.outputs, self.temperature = preprocess, outputs, temperature
+        self.classes: int | None = None
+        self.model = model
+        like = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+        self._device = torch.device(device) if device is not None else like.device if like is not None else None
+        self._dtype = like.dtype if like is not None and like.is_floating_point() else torch.float32
+        self._input = model.get_inputs()[0].name if hasattr(model, "get_inputs") else None
+
+    @contextmanager
+    def session(self) -> Iterator[Predictor]:
+        """Evaluation mode without gradients, each submodule's own flag restored afterwards."""
+        flags = {}
+        if isinstance(self.model, nn.Module):
+            flags = {m: m.training for m in self.model.modules()}
+            self.model.eval()
+        try:
+            # a model that draws random numbers must not shift anybody else's stream
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                yield self
+        finally:
+            for module, flag in flags.items():
+                module.training = flag
+
+    def ask(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Classes ``(N,)`` and confidences ``(N,)`` of one batch; ties go to the lowest class."""
+        if self.preprocess is not None:
+            x = self.preprocess(x)
+        scores = self._call(x)
+        if scores.ndim == 1 or self.outputs == "labels":
+            return self._labels(scores, len(x))
+        if scores.ndim != 2 or len(scores) != len(x) or scores.shape[1] < 2:
+            raise ArgumentError(
+                f"titrate: the model must answer (N, K) scores with K >= 2, or (N,) labels; "
+                f"{len(x)} inputs gave {tuple(scores.shape)}"
+            )
+        scores = scores.to(torch.float64)  # (N, K)
+        if not torch.isfinite(scores).all():
+            raise NonFiniteError("titrate: the model answered NaN or Inf; check preprocess= and the input range clip=")
+        if self.outputs == "auto":
+            sums = bool((scores >= 0).all()) and bool(((scores.sum(1) - 1).abs() < 1e-3).all())
+            self.outputs = "probs" if sums else "logits"
+        self.classes = scores.shape[1]
+        if self.outputs == "probs":
+            if bool((scores < -1e-6).any()) or bool(((scores.sum(1) - 1).abs() > 1e-2).any()):
+                raise ArgumentError(
+                    "titrate: outputs='probs', but the scores are not probabilities; use outputs='logits'"
+                )
+            scores = scores.clamp_min(1e-300).log()
+        probabilities = torch.softmax(scores / self.temperature, 1)  # (N, K)
+        confidence = probabilities.amax(1)
+        # argmax leaves ties open; the first maximum is the same on every machine
+        first = (probabilities == confidence[:, None]).to(torch.int8).argmax(1)
+        return first, confidence
+
+    def _call(self, x: Tensor) -> Tensor:
+        if self._input is not None:
+            wanted = np.float16 if "float16" in self.model.get_inputs()[0].type else np.float32
+            found: Any = self.model.run(None, {self._input: x.cpu().numpy().astype(wanted)})
+        else:
+            found = self.model(x.to(self._device, self._dtype) if self._device is not None else x.to(self._dtype))
+        if isinstance(found, (tuple, list)):
+            found = found[0]
+        return torch.as_tensor(found if isinstance(found, Tensor) else np.asarray(found)).detach().cpu()
+
+    def _labels(self, labels: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        if self.outputs not in ("auto", "labels") or labels.shape != (n,):
+            raise ArgumentError(f"titrate: outputs={self.outputs!r}, but {n} inputs gave shape {tuple(labels.shape)}")
+        if labels.is_floating_point() and not bool((labels == labels.round()).all()):
+            raise ArgumentError("titrate: one number per input must be a class label; this is not a whole number")
+        whole = labels.to(torch.int64)
+        if bool((whole < 0).any()):
+            raise ArgumentError("titrate: class labels must be >= 0")
+        self.outputs = "labels"
+        # a model that gives labels only is sure of every one of them
+        return whole, torch.ones(n, dtype=torch.float64)

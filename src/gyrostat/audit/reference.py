@@ -1,0 +1,183 @@
+"""Is this response unusual?  A titration curve against those of clean models of the same make.
+
+    h[k, c] = mean over σ > 0 of the share of inputs given class c,   k ∈ {all, confident, changed and confident}
+    z[k, c] = (h - μ) / (s + .05),   μ, s over R clean references (ddof 1),      D = max z,   target = argmax_c max_k z[k, c]
+    p = (1 + #{r : D_r ≥ D}) / (R + 1),   D_r of reference r against the others
+
+Source: the decision is ours; the curve is that of arXiv:2008.00123, which leaves it open.
+Differs from the released code: there, thresholds fitted to one competition round decide; here, nothing does without references.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from .._errors import ArgumentError, DataError
+from .._results import Result
+from .titration import TitrationCurve, settings_hash, titrate
+
+FORMAT = "gyrostat-reference-1"
+SUSPICIOUS, INCONCLUSIVE = 4.0, 2.5
+SOFTENING = 0.05
+_CONDITIONS = ("all", "confident", "changed and confident")
+
+
+@dataclass(frozen=True)
+class Verdict(Result):
+    """What a model's response says.
+
+    Attributes:
+        label: ``"suspicious"``, ``"inconclusive"``, ``"no finding"``, or ``"uncalibrated"`` without references.
+        D: Largest deviation from the references, ``None`` without them.
+        target: The class it points to; a candidate only, unless the label is ``"suspicious"``.
+        p_value: Conformal p-value of D; R references cannot give less than 1/(R + 1).
+        z: Deviations ``(3, K)``: of all, the confident, the changed and confident.
+        ranked: Classes from most to least deviating, with their largest z (or share).
+        warnings: What limits the verdict, in words.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+        >>> uncalibrated(titrate(model, input_shape=(1, 2, 2), n=8)).label
+        'uncalibrated'
+    """
+
+    label: str
+    D: float | None
+    target: int
+    p_value: float | None
+    z: np.ndarray | None
+    ranked: list[tuple[int, float]]
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Reference(Result):
+    """Features of clean models of one architecture and training recipe, kept as JSON.
+
+    Attributes:
+        features: ``(R, 3, K)``.
+        settings: Of the curves; a curve of other settings is refused.
+        version: Library version that made it.
+
+    Example:
+        >>> import torch
+        >>> clean = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 4)) for _ in range(3)]
+        >>> reference = calibrate(clean, input_shape=(1, 4, 4), n=32)
+        >>> reference.score(titrate(clean[0], input_shape=(1, 4, 4), n=32)).label
+        'no finding'
+    """
+
+    features: np.ndarray
+    settings: dict[str, Any]
+    version: str = __version__
+
+    @property
+    def mean(self) -> np.ndarray:
+        """μ ``(3, K)``."""
+        return self.features.mean(0)
+
+    @property
+    def spread(self) -> np.ndarray:
+        """Standard deviations s ``(3, K)``."""
+        return self.features.std(0, ddof=1)
+
+    def score(self, curve: TitrationCurve) -> Verdict:
+        """The verdict on one curve.
+
+        Raises:
+            ArgumentError: The curve was made with other settings than the references; the message names them.
+        """
+        if settings_hash(curve.settings) != settings_hash(self.settings):
+            keys = sorted({*curve.settings, *self.settings})
+            different = [
+                f"{k} {self.settings.get(k)!r} against {curve.settings.get(k)!r}"
+                for k in keys
+                if k != "outputs" and curve.settings.get(k) != self.settings.get(k)
+            ]
+            raise ArgumentError(
+                f"the reference and the curve were made differently: {'; '.join(different)}; make both the same way"
+            )
+        z = deviation(curve.features(), self.features)  # (3, K)
+        D = float(z.max())
+        R = len(self.features)
+        own = [deviation(f, np.delete(self.features, r, 0)).max() for r, f in enumerate(self.features)] if R > 2 else []
+        p_value = (1 + sum(float(d) >= D for d in own)) / (len(own) + 1) if own else None
+        best = z.max(0)  # (K,)
+        order = np.argsort(-best, kind="stable")
+        label = "suspicious" if D > SUSPICIOUS else "inconclusive" if D > INCONCLUSIVE else "no finding"
+        limits = [f"{R} references cannot give a p-value below {1 / (R + 1):.2f}"]
+        limits.append("a screening feature, not a proof: small local triggers can stay silent")
+        return Verdict(label, D, int(order[0]), p_value, z, [(int(c), float(best[c])) for c in order], limits)
+
+    def save(self, path: str | Path) -> None:
+        """Write the reference as JSON."""
+        from ..report.page import write_atomically
+
+        text = json.dumps({"format": FORMAT, **self.to_dict()}, indent=1, allow_nan=False)
+        write_atomically(path, text.encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Reference:
+        """Read a reference back.
+
+        Raises:
+            DataError: The file is not a reference.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            features = np.asarray(values["features"], dtype=float)
+            settings, version = dict(values["settings"]), str(values["version"])
+            sound = values["format"] == FORMAT and features.ndim == 3 and features.shape[1] == len(_CONDITIONS)
+        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise DataError(f"{path}: not a reference of gyrostat; make one with  gyrostat calibrate") from error
+        if not sound or len(features) < 2 or not np.isfinite(features).all():
+            raise DataError(f"{path}: not a reference of gyrostat, or damaged; make one with  gyrostat calibrate")
+        return cls(features, settings, version)
+
+
+def deviation(h: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """Deviations z of features ``(3, K)`` against references ``(R, 3, K)``."""
+    return (h - references.mean(0)) / (references.std(0, ddof=1) + SOFTENING)
+
+
+def uncalibrated(curve: TitrationCurve) -> Verdict:
+    """What can be said without references: never that a model is clean."""
+    share = curve.features()[2]  # (K,)
+    order = np.argsort(-share, kind="stable")
+    ranked = [(int(c), float(share[c])) for c in order]
+    why = ["no references: neither clean nor suspicious can be said; the target is a candidate of low confidence"]
+    return Verdict("uncalibrated", None, curve.target, None, None, ranked, why)
+
+
+def calibrate(models: Iterable[Any] | Callable[[int], Any], n_models: int = 5, **settings: Any) -> Reference:
+    """Titrate clean models of one architecture and training recipe, and keep what they do as a reference.
+
+    Args:
+        models: The models, or a function from a seed 0, 1, ... to a trained model.
+        n_models: How many to ask that function for.
+        **settings: As in :func:`titrate`; a model is scored with the same ones.
+
+    Raises:
+        ArgumentError: Fewer than 3 models, or models with different numbers of classes.
+
+    Example:
+        >>> import torch
+        >>> make = lambda seed: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 4))
+        >>> calibrate(make, 4, input_shape=(1, 4, 4), n=32).features.shape
+        (4, 3, 4)
+    """
+    made = (models(i) for i in range(n_models)) if callable(models) else iter(models)
+    curves = [titrate(model, **settings) for model in made]
+    if len(curves) < 3:
+        raise ArgumentError(f"calibrate: at least 3 clean models are needed, got {len(curves)}")
+    if len({settings_hash(c.settings) for c in curves}) > 1:
+        raise ArgumentError("calibrate: the models differ in the number of classes; they must be of one architecture")
+    return Reference(np.stack([c.features() for c in curves]), curves[0].settings)
