@@ -40,11 +40,11 @@ class Predictor:
             raise ArgumentError(f"titrate: the model must be callable or an ONNX session, got {type(model).__name__}")
         self.preprocess, self.outputs, self.temperature = preprocess, outputs, temperature
         self.classes: int | None = None
-        self.model = model
+        self.model: Any = model
         like = next(model.parameters(), None) if isinstance(model, nn.Module) else None
         self._device = torch.device(device) if device is not None else like.device if like is not None else None
         self._dtype = like.dtype if like is not None and like.is_floating_point() else torch.float32
-        self._input = model.get_inputs()[0].name if hasattr(model, "get_inputs") else None
+        self._input = self.model.get_inputs()[0].name if hasattr(model, "get_inputs") else None
 
     @contextmanager
     def session(self) -> Iterator[Predictor]:
