@@ -61,8 +61,18 @@ def test_rebase_moves_the_base_and_not_the_matrix():
     close(layer.W(), before)
     assert not torch.allclose(base, layer.base_l0)
     assert layer.skew_l0.abs().max() == 0
-    assert not layer.base_l0.requires_grad
-    assert not OrthogonalRNNCell(3, 6, parameterization="dtriv").base.requires_grad
+
+
+def test_the_base_of_dtriv_is_a_buffer():
+    layer = OrthogonalRNN(3, 6, parameterization="dtriv", num_layers=2, bidirectional=True)
+    assert not [k for k, _ in layer.named_parameters() if k.startswith("base")]
+    assert {k for k in layer.state_dict() if k.startswith("base")} == {
+        f"base_l{k}{end}" for k in (0, 1) for end in ("", "_reverse")
+    }
+    other = OrthogonalRNN(3, 6, parameterization="dtriv", num_layers=2, bidirectional=True)
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other.W(1, reverse=True), layer.W(1, reverse=True))
+    assert [k for k, _ in OrthogonalRNNCell(3, 6, parameterization="dtriv").named_buffers()] == ["base"]
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -79,6 +79,14 @@ class Cell(ABC):
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of each parameter, in the order of the state dict."""
 
+    def buffer_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
+        """Name, shape and type (``None``: the layer's) of what travels with the layer untrained; ``reset`` fills it."""
+        return {}
+
+    def tensor_names(self) -> list[str]:
+        """Names of all parameters and buffers: the keys of what ``prepare`` and ``reset`` are handed."""
+        return [*self.parameter_shapes(), *self.buffer_shapes()]
+
     def reset(self, parameters: dict[str, Tensor], generator: torch.Generator | None = None) -> None:
         """Draw initial values in place; by default U(-1/√H, 1/√H) for everything, as in ``torch.nn.RNN``."""
         bound = 1 / math.sqrt(self.hidden_size)

@@ -107,9 +107,7 @@ class Recurrent(nn.Module):
             own = {} if steps is None else {"dt": _of_layer(steps, k, num_layers, name)}
             self.cells.append(kind(size, hidden_size, bias=bias, **own, **cell_options))
             for suffix in self._suffixes(k):
-                for key, shape in self.cells[k].parameter_shapes().items():
-                    empty = torch.empty(shape, device=device, dtype=dtype)
-                    self.register_parameter(key + suffix, nn.Parameter(empty))
+                _register(self, self.cells[k], suffix, device, dtype)
         self.reset_parameters()
         if backend == "fused" and self._runner()[0] is None:
             raise ArgumentError(f"{name}: backend 'fused' is not available: {self._runner()[1]}; use backend='auto'")
@@ -118,11 +116,11 @@ class Recurrent(nn.Module):
         return [f"_l{k}", f"_l{k}_reverse"][: self.num_directions]
 
     def parameters_of(self, k: int = 0, reverse: bool = False) -> dict[str, Tensor]:
-        """Parameters of layer ``k`` and one direction, under the cell's own names."""
+        """Parameters and buffers of layer ``k`` and one direction, under the cell's own names."""
         if not 0 <= k < self.num_layers or (reverse and not self.bidirectional):
             raise ArgumentError(f"{type(self).__name__}: there is no layer {k}{' in reverse' if reverse else ''}")
         suffix = self._suffixes(k)[int(reverse)]
-        return {key: getattr(self, key + suffix) for key in self.cells[k].parameter_shapes()}
+        return {key: getattr(self, key + suffix) for key in self.cells[k].tensor_names()}
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw all parameters anew, as the paper of the cell does."""
@@ -325,6 +323,13 @@ class Recurrent(nn.Module):
         return ", ".join(words)
 
 
+def _register(module: nn.Module, cell: Cell, suffix: str, device: Any, dtype: torch.dtype | None) -> None:
+    for key, shape in cell.parameter_shapes().items():
+        module.register_parameter(key + suffix, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+    for key, (shape, own) in cell.buffer_shapes().items():
+        module.register_buffer(key + suffix, torch.empty(shape, device=device, dtype=own or dtype))
+
+
 def _of_layer(dt: Any, k: int, num_layers: int, name: str) -> Any:
     if not isinstance(dt, (list, tuple)):
         return dt
@@ -344,14 +349,13 @@ class CellModule(nn.Module):
         super().__init__()
         self.cell = self.cell_class(input_size, hidden_size, **options)
         self.input_size, self.hidden_size = input_size, hidden_size
-        for key, shape in self.cell.parameter_shapes().items():
-            self.register_parameter(key, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+        _register(self, self.cell, "", device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw all parameters anew, as the paper of the cell does."""
         with torch.no_grad():
-            self.cell.reset({n: p.data for n, p in self._parameters.items() if p is not None}, generator)
+            self.cell.reset({n: getattr(self, n).data for n in self.cell.tensor_names()}, generator)
 
     def forward(self, x: Tensor, state: Any = None, *, dt: Any = None, **options: Any) -> Any:
         """One step: ``(B, F)`` or ``(F,)`` and the state to the new state; several states come as a tuple."""
@@ -370,7 +374,7 @@ class CellModule(nn.Module):
             if len(given) != len(names) or any(tuple(s.shape) != want for s in given):
                 raise ShapeError(f"{name}: Expected {len(names)} state(s) of size {want}")
             states = given if x.ndim == 2 else tuple(s[None] for s in given)
-        parameters = {k: p for k in self.cell.parameter_shapes() if (p := getattr(self, k)) is not None}
+        parameters = {k: getattr(self, k) for k in self.cell.tensor_names()}
         if dt is not None:
             dt = check_dt(dt[:, None] if isinstance(dt, Tensor) and dt.ndim == 1 else dt, 1, rows.shape[0], rows)
         size = self.cell.step_size(parameters) if dt is None else dt

@@ -104,8 +104,10 @@ class OrthogonalRNNMath(FlowCell):
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         H = self.hidden_size
-        shapes = {**super().parameter_shapes(), "skew": (H * (H - 1) // 2,)}
-        return {**shapes, "base": (H, H)} if self.parameterization == "dtriv" else shapes
+        return {**super().parameter_shapes(), "skew": (H * (H - 1) // 2,)}
+
+    def buffer_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
+        return {"base": ((self.hidden_size,) * 2, None)} if self.parameterization == "dtriv" else {}
 
     def reset(self, parameters: dict[str, Tensor], generator: torch.Generator | None = None) -> None:
         super().reset(parameters, generator)
@@ -149,7 +151,6 @@ class OrthogonalRNN(Recurrent):
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, **options: Any) -> None:
         super().__init__(input_size, hidden_size, num_layers, **options)
-        _freeze_base(self)
 
     def W(self, k: int = 0, reverse: bool = False) -> Tensor:
         """The orthogonal matrix of layer ``k``, column convention."""
@@ -177,12 +178,6 @@ class OrthogonalRNN(Recurrent):
         return layer
 
 
-def _freeze_base(module: Recurrent | CellModule) -> None:
-    for name, value in module.named_parameters():
-        if name.startswith("base"):
-            value.requires_grad_(False)
-
-
 class OrthogonalRNNCell(CellModule):
     """One orthogonal step as a module: ``(x, h) -> h``.
 
@@ -200,7 +195,3 @@ class OrthogonalRNNCell(CellModule):
     """
 
     cell_class = OrthogonalRNNMath
-
-    def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
-        super().__init__(input_size, hidden_size, **options)
-        _freeze_base(self)
