@@ -215,14 +215,14 @@ class ContinuousBlock(nn.Module):
         if torch.is_autocast_enabled(x.device.type) and x.dtype in (torch.float16, torch.bfloat16):
             # many small increments are added up: the sum stays in float32, the unit runs in the low precision
             x = x.float()
-        run = Pass(self, args, kwargs)
+        run = Pass(self, args, kwargs, keep_states=return_trajectory)
         n = self._table.n_steps
         segments = {"none": 1, "stage": 1, "step": n, "sqrt": math.ceil(math.sqrt(n))}.get(str(self.checkpoint))
         segments = min(segments or int(self.checkpoint), n)
         save = self.checkpoint not in ("none", "stage") and torch.is_grad_enabled()
         ends = [n * i // segments for i in range(segments + 1)]
         updates: list[dict[str, Tensor]] = []
-        states = [x]
+        states = [x] if return_trajectory else []
         for first, last in pairwise(ends):
             piece: Callable[..., Any] = run.steps
             result = recompute(piece, x, first, last, use_reentrant=False) if save else piece(x, first, last)

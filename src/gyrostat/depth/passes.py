@@ -43,10 +43,14 @@ class Pass:
         block: The block that is run.
         args: Further arguments of the unit.
         kwargs: Further keyword arguments of the unit.
+        keep_states: Whether the state after each step is wanted; it costs their memory.
     """
 
-    def __init__(self, block: ContinuousBlock, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, block: ContinuousBlock, args: tuple[Any, ...], kwargs: dict[str, Any], *, keep_states: bool = False
+    ) -> None:
         self.block, self.table, self.args, self.kwargs = block, block._table, args, kwargs
+        self.keep_states = keep_states
         # one unbind for each leaf: its gradient is stacked once instead of once a stage
         self.theta = {path: nodes.unbind(0) for path, nodes in block.theta.items()}
         self.state = {
@@ -62,25 +66,30 @@ class Pass:
         updates: list[dict[str, Tensor]] = []
         states: list[Tensor] = []
         cache: dict[int, dict[str, Tensor]] = {}
-        block, n_stages = self.block, self.table.scheme.stages
         for i in range(first, last):
-            if block.training and block.dropout == "per_step":
-                self.rng = _rng_state(block)
-            slopes: list[Tensor] = []
-            for j, row in enumerate(self.table.a[i]):
-                z = x
-                for slope, weight in zip(slopes, row):
-                    if weight != 0.0:
-                        z = torch.add(z, slope, alpha=weight)
-                slope, update = self._call(z, i * n_stages + j, cache)
-                slopes.append(slope)
-                if update:
-                    updates.append(update)
-            for slope, weight in zip(slopes, self.table.b[i]):
-                if weight != 0.0:
-                    x = torch.add(x, slope, alpha=weight)
-            states.append(x)
+            if self.block.training and self.block.dropout == "per_step":
+                self.rng = _rng_state(self.block)
+            x = self._step(x, i, cache, updates)
+            if self.keep_states:
+                states.append(x)
         return x, updates, states
+
+    def _step(self, x: Tensor, i: int, cache: dict[int, dict[str, Tensor]], updates: list[dict[str, Tensor]]) -> Tensor:
+        # a function of its own, so that the slopes of a step are free before the next one needs room
+        slopes: list[Tensor] = []
+        for j, row in enumerate(self.table.a[i]):
+            z = x
+            for slope, weight in zip(slopes, row):
+                if weight != 0.0:
+                    z = torch.add(z, slope, alpha=weight)
+            slope, update = self._call(z, i * self.table.scheme.stages + j, cache)
+            slopes.append(slope)
+            if update:
+                updates.append(update)
+        for slope, weight in zip(slopes, self.table.b[i]):
+            if weight != 0.0:
+                x = torch.add(x, slope, alpha=weight)
+        return x
 
     def _call(self, x: Tensor, stage: int, cache: dict[int, dict[str, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
         if self.block.checkpoint == "stage" and torch.is_grad_enabled():
