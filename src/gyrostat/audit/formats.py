@@ -95,7 +95,7 @@ def _zip_kind(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [n for n in archive.namelist()[:10_000] if n]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, EOFError, IndexError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError, IndexError) as error:
         raise UnsafeFileError(f"{path.name}: a damaged zip archive ({' '.join(str(error).split())[:80]})") from error
     inner = {n.split("/", 1)[1] if "/" in n else n for n in names}
     if "data.pkl" in inner:
