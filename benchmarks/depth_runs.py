@@ -13,12 +13,13 @@ from pathlib import Path
 
 import torch
 
-from gyrostat.cli._depth import latencies, open_depth_data
+from gyrostat.cli._depth import latencies, measure, open_depth_data
 from gyrostat.depth.change import project, set_solver
 from gyrostat.depth.manifest import manifestation_report
 from gyrostat.depth.stages import GridAlignmentWarning
 from gyrostat.numerics.families import parse_basis
-from gyrostat.train.levels import LevelConfig, NetConfig, as_tensors, evaluate, train_levels
+from gyrostat.train.config import TrainConfig
+from gyrostat.train.levels import Levels, NetConfig, as_examples, train_levels
 
 
 def table(title, columns, rows):
@@ -27,12 +28,17 @@ def table(title, columns, rows):
         print("| " + " | ".join(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row) + " |", flush=True)
 
 
+def test_tensors(data):
+    examples, rows = as_examples(data), data.split["test"]
+    return torch.from_numpy(examples.x[rows]), torch.from_numpy(examples.y[rows])
+
+
 def train_all(data, runs, out):
     models, rows = {}, []
     for name, (net, config) in runs.items():
-        model, result = train_levels(data, net, config, out / name.replace(" ", "-"), source=data.name)
-        models[name] = model
-        rows.append([name, result["parameters"], result["test_accuracy"], result["seconds"]])
+        run = train_levels(data, net, config, out / name.replace(" ", "-"), source=data.name)
+        models[name] = run.model
+        rows.append([name, run.result["parameters"], run.result["test_score"], run.result["seconds"]])
         print(rows[-1], flush=True)
     table("Training", ["run", "parameters", "test accuracy", "seconds"], rows)
     return models, rows
@@ -45,7 +51,7 @@ def compressed(model, bases, solvers, x, y):
         if solver:
             name, _, steps = solver.partition(":")
             set_solver(small, name, int(steps))
-        accuracy = evaluate(small, x, y)["accuracy"]
+        accuracy = measure(small, x, y)["accuracy"]
         base, mine = latencies([model, small], x)
         rows.append([word, solver or "as trained", sum(p.numel() for p in small.parameters()), accuracy, mine / base])
     return rows
@@ -65,7 +71,11 @@ def fashion(args):
         )
 
     def config(refine_at=()):
-        return LevelConfig(epochs=args.epochs, lr=0.05, decay_at=decay, refine_at=refine_at, seed=args.seed)
+        how = TrainConfig(
+            epochs=args.epochs, lr=0.05, optimizer="sgd", momentum=0.9, weight_decay=5e-4, clip=None, decay_at=decay,
+            keep="last", seed=args.seed,
+        )  # fmt: skip
+        return Levels(how, refine_at=refine_at)
 
     runs = {
         "euler direct": (net(8, "euler"), config()),
@@ -74,7 +84,7 @@ def fashion(args):
         "rk4 direct": (net(8, "rk4"), config()),
     }
     models, trained = train_all(data, runs, args.out)
-    x, y = (t[data.split["test"]] for t in as_tensors(data))
+    x, y = test_tensors(data)
     found = {"trained": trained, "manifestation": {}, "compression": {}}
     for name, model in models.items():
         report = manifestation_report(
@@ -103,15 +113,16 @@ def tagger(args):
         )  # fmt: skip
 
     def config(refine_at=()):
-        return LevelConfig(
-            epochs=args.epochs, lr=2e-3, optimizer="adamw", weight_decay=0.1, refine_at=refine_at, batch_size=32,
-            seed=args.seed, refine_noise=0.0,
+        how = TrainConfig(
+            epochs=args.epochs, lr=2e-3, optimizer="adamw", weight_decay=0.1, clip=None, keep="last", batch_size=32,
+            seed=args.seed,
         )  # fmt: skip
+        return Levels(how, refine_at=refine_at)
 
     models, trained = train_all(
         data, {"refined to 8": (net(1), config(grow)), "direct 8": (net(8), config())}, args.out
     )
-    x, y = (t[data.split["test"]] for t in as_tensors(data))
+    x, y = test_tensors(data)
     found = {"trained": trained, "bases": {}, "shortened": {}}
     for name, model in models.items():
         words = [f"piecewise_constant:{k}" for k in (1, 2, 3, 4, 6, 8)]

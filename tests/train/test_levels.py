@@ -13,9 +13,15 @@ from gyrostat.data.catalogue import open_data
 from gyrostat.data.sequences import SequenceData
 from gyrostat.data.tags import ud_english_ewt
 from gyrostat.depth.change import blocks
-from gyrostat.train.levels import LevelConfig, NetConfig, load_levels, train_levels
+from gyrostat.train.config import TrainConfig
+from gyrostat.train.levels import Levels, NetConfig, load_levels, train_levels
 
 NET = NetConfig("image", outputs=3, inputs=1, channels=2, segments=1, solver="midpoint")
+
+
+def levels(refine_at=(), project_at=(), carry_optimizer=False, **changes):
+    sgd = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 5e-4, "clip": None, "keep": "last"}
+    return Levels(TrainConfig(**{**sgd, **changes}), refine_at, project_at, carry_optimizer=carry_optimizer)
 
 
 def call(line):
@@ -31,10 +37,11 @@ def toy(n=60):
 
 
 def test_levels_follow_their_epochs_and_every_one_loads(tmp_path):
-    config = LevelConfig(epochs=4, lr=0.1, refine_at=(2, 3), project_at=(4,), decay_at=(3,))
-    model, result = train_levels(toy(), NET, config, tmp_path)
+    config = levels(epochs=4, lr=0.1, refine_at=(2, 3), project_at=(4,), decay_at=(3,))
+    done = train_levels(toy(), NET, config, tmp_path)
+    model, result = done.model, done.result
     assert [row["K"] for row in result["history"]] == [1, 2, 4, 2]
-    assert [config.lr_at(e) for e in (1, 2, 3, 4)] == pytest.approx([0.1, 0.1, 0.01, 0.01])
+    assert [config.config.lr_at(e) for e in (0, 1, 2, 3)] == pytest.approx([0.1, 0.1, 0.01, 0.01])
     block = blocks(model)["blocks.0"]
     assert (block.basis.K, block.n_steps) == (2, 2)
     for name, k in (("level-1", 1), ("level-2", 2), ("level-4", 4), ("model", 2)):
@@ -44,19 +51,22 @@ def test_levels_follow_their_epochs_and_every_one_loads(tmp_path):
     again = load_levels(tmp_path)[0]
     x = torch.randn(3, 1, 6, 6)
     assert torch.equal(again(x), model(x))
-    assert json.loads((tmp_path / "result.json").read_text())["test_accuracy"] == result["test_accuracy"]
+    assert json.loads((tmp_path / "result.json").read_text())["test_score"] == result["test_score"]
 
 
 def test_it_learns(tmp_path):
-    _, result = train_levels(toy(150), NET, LevelConfig(epochs=6, lr=0.1, refine_at=(3,), batch_size=16), tmp_path)
-    assert result["test_accuracy"] > 0.8
+    done = train_levels(toy(150), NET, levels(epochs=6, lr=0.1, refine_at=(3,), batch_size=16), tmp_path)
+    assert done.result["test_score"] > 0.8
 
 
 @pytest.mark.parametrize("carry", [False, True])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(tmp_path, carry, optimizer):
-    config = LevelConfig(epochs=4, lr=0.02, refine_at=(3,), optimizer=optimizer, carry_optimizer=carry)
-    whole, _ = train_levels(toy(), NET, config, tmp_path / "whole")
+    config = levels(
+        epochs=4, lr=0.02, refine_at=(3,), optimizer=optimizer, momentum=0.9 if optimizer == "sgd" else 0.0,
+        carry_optimizer=carry,
+    )  # fmt: skip
+    whole = train_levels(toy(), NET, config, tmp_path / "whole").model
     for stop in (1, 3):
 
         def interrupt(row, stop=stop):
@@ -65,22 +75,22 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(tmp_path, c
 
         with pytest.raises(KeyboardInterrupt):
             train_levels(toy(), NET, config, tmp_path / "cut", on_epoch=interrupt)
-    resumed, _ = train_levels(toy(), NET, config, tmp_path / "cut")
+    resumed = train_levels(toy(), NET, config, tmp_path / "cut").model
     for a, b in zip(whole.state_dict().values(), resumed.state_dict().values()):
         assert torch.equal(a, b)
     with pytest.raises(CheckpointError, match="other settings"):
-        train_levels(toy(), NET, LevelConfig(epochs=5), tmp_path / "cut")
+        train_levels(toy(), NET, levels(epochs=5), tmp_path / "cut")
 
 
 def test_bad_settings_are_one_sentence(tmp_path):
     with pytest.raises(ArgumentError, match="in refine_at and in project_at"):
-        LevelConfig(refine_at=(2,), project_at=(2,))
+        levels(refine_at=(2,), project_at=(2,))
     with pytest.raises(ArgumentError, match="epochs"):
-        LevelConfig(epochs=0)
+        levels(epochs=0)
     with pytest.raises(ArgumentError, match="cannot be halved"):
-        train_levels(toy(), NET, LevelConfig(epochs=1, project_at=(1,)), tmp_path)
+        train_levels(toy(), NET, levels(epochs=1, project_at=(1,)), tmp_path)
     with pytest.raises(DataError, match="not images"):
-        train_levels(open_data("digits:layout=64x1"), NET, LevelConfig(epochs=1), tmp_path)
+        train_levels(open_data("digits:layout=64x1"), NET, levels(epochs=1), tmp_path)
 
 
 @pytest.fixture
@@ -102,8 +112,8 @@ def test_tagged_sentences(treebank):
     assert data.x[8, 0] == 1  # a word that the training part does not have
     assert [len(data.split[k]) for k in ("train", "valid", "test")] == [2, 2, 5]
     net = NetConfig("tags", outputs=4, inputs=len(data.words), embed_dim=8, solver="euler", max_length=3)
-    config = LevelConfig(epochs=3, optimizer="adamw", lr=0.05, refine_at=(2,))
-    _, result = train_levels(data, net, config, treebank / "run")
+    config = levels(epochs=3, optimizer="adamw", momentum=0.0, lr=0.05, refine_at=(2,))
+    result = train_levels(data, net, config, treebank / "run").result
     assert result["history"][-1]["train_loss"] < result["history"][0]["train_loss"]
     (treebank / "ud_english_ewt_dev.tsv.gz").write_bytes(b"not gzip")
     with pytest.raises(DataError, match="not a whole gzip file"):

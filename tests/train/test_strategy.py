@@ -11,8 +11,9 @@ from gyrostat._errors import ArgumentError, ArgumentTypeError, CheckpointError
 from gyrostat.cli.app import run
 from gyrostat.data.catalogue import open_data
 from gyrostat.perturb.strategy import Plain, describe
-from gyrostat.train.levels import LevelConfig, NetConfig, train_levels
-from gyrostat.train.loop import TrainConfig, train
+from gyrostat.train.config import TrainConfig
+from gyrostat.train.levels import Levels, NetConfig, train_levels
+from gyrostat.train.loop import train
 from gyrostat.train.model import ModelConfig
 from gyrostat.train.state import load_state
 from gyrostat.train.strategy import make_strategy
@@ -46,7 +47,7 @@ def recurrent(folder, strategy, **changes):
 def images(folder, strategy, **changes):
     data = open_data("digits:layout=8x8")
     net = NetConfig("image", outputs=10, inputs=1, channels=2, segments=1, solver="euler")
-    return train_levels(data, net, LevelConfig(epochs=2, batch_size=256), folder, strategy=strategy, **changes)
+    return train_levels(data, net, Levels(TrainConfig(epochs=2, batch_size=256)), folder, strategy=strategy, **changes)
 
 
 def weights(folder):
@@ -81,7 +82,7 @@ def test_a_strategy_is_recorded_resumed_exactly_and_not_exchanged(tmp_path, run_
 
 def test_a_strategy_is_resumed_exactly_in_the_middle_of_an_epoch(tmp_path, monkeypatch):
     recurrent(tmp_path / "whole", Jitter())
-    import gyrostat.train.loop as loop
+    import gyrostat.train.state as loop
 
     original, count = loop.save_state, 0
 

@@ -14,7 +14,8 @@ import torch
 from gyrostat._errors import CheckpointError
 from gyrostat.data.catalogue import open_data
 from gyrostat.train.compare import make_jobs, matched_hidden, recommend, robustness, spectra
-from gyrostat.train.loop import TrainConfig, load_model, train
+from gyrostat.train.config import TrainConfig
+from gyrostat.train.loop import load_model, train
 from gyrostat.train.model import ModelConfig, SequenceModel, model_names, parameter_count
 from gyrostat.train.state import load_state, save_state
 
@@ -46,7 +47,7 @@ def test_an_interrupted_run_goes_on_to_bitwise_the_same_weights(tmp_path):
     class Stop(Exception):
         pass
 
-    import gyrostat.train.loop as loop
+    import gyrostat.train.state as loop
 
     original = loop.save_state
     for stop_at in (2, 9, 17, 26):

@@ -41,23 +41,27 @@ def solver_and_steps(word: str | None) -> tuple[str | None, int | None]:
 def test_part(spec: str, limit: int, seed: int) -> tuple[Any, Any]:
     """Inputs and targets of the first test examples."""
     from .._errors import ArgumentError
-    from ..train.levels import as_tensors
+    from ..train.levels import as_examples
 
     if not spec:
         raise ArgumentError("--data: the run does not say what it was trained on; name the data set")
-    data = open_depth_data(spec, seed)
-    x, y = as_tensors(data)
+    import torch
+
+    data = as_examples(open_depth_data(spec, seed))
     rows = data.split["test"][:limit]
-    return x[rows], y[rows]
+    return torch.from_numpy(data.x[rows]), torch.from_numpy(data.y[rows])
 
 
 def measure(model: Any, x: Any, y: Any) -> dict[str, Any]:
     """Accuracy, parameters and unit calls."""
+    from ..data.batches import Batch
     from ..depth.change import blocks
-    from ..train.levels import evaluate
+    from ..train.task import Task
 
+    task = Task("classify" if y.ndim == 1 else "tag")
+    batches = [Batch(a, b, None) for a, b in zip(x.split(256), y.split(256))]
     return {
-        "accuracy": evaluate(model, x, y)["accuracy"],
+        "accuracy": task.evaluate(model, batches)["score"],
         "parameters": sum(p.numel() for p in model.parameters()),
         "evaluations": sum(b.n_evaluations for b in blocks(model).values()),
     }

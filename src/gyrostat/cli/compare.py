@@ -59,7 +59,7 @@ def compare(
     from ..report.page import write_atomically
     from ..train.compare import make_jobs, recommend, run_jobs, summarise
     from ..train.compare_page import build_page, save_picture
-    from ..train.loop import TrainConfig
+    from ..train.config import TrainConfig
     from ._shared import facts, out_folder, print_json, stderr
 
     rules = {"seeds": Integer(1, 100), "hidden_size": Integer(1), "num_layers": Integer(1), "workers": Integer(0)}

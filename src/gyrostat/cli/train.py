@@ -14,10 +14,17 @@ def train(
     epochs: int = 40,
     max_steps: int | None = None,
     batch_size: int = 64,
+    accumulate: int = 1,
     lr: float = 5e-3,
-    clip: float | None = 1.0,
+    optimizer: str = "adam",
+    operator_lr: float = 1.0,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+    clip: float = 1.0,
     decay_after: int | None = None,
+    decay: float = 0.1,
     patience: int | None = None,
+    keep: str = "best",
     hidden_size: int = 64,
     num_layers: int = 1,
     bidirectional: bool = False,
@@ -26,6 +33,9 @@ def train(
     strategy: str = "plain",
     seed: int = 0,
     device: str | None = None,
+    mixed_precision: str = "no",
+    tensorboard: bool = False,
+    log_every: int | None = None,
     checkpoint_seconds: float = 30.0,
     json: bool = False,
     quiet: bool = False,
@@ -34,7 +44,8 @@ def train(
     """Train one model; type the same line again to go on after an interruption.
 
     Example: gyrostat train digits --model lipschitz --hidden-size 128 --set dt=0.1 --out run
-    Takes seconds to hours; progress is shown, metrics go to OUT/metrics.jsonl.
+    Takes seconds to hours; progress is shown, metrics go to OUT/metrics.jsonl. On several GPUs or machines:
+    accelerate launch -m gyrostat.cli.app train ...
 
     Args:
         data: A .npz, .csv or .ts file, or a built-in set such as digits:layout=16x4.
@@ -42,11 +53,18 @@ def train(
         out: Run directory.
         epochs: Passes over the training part.
         max_steps: Stop after so many optimiser steps.
-        batch_size: Sequences per step.
-        lr: Learning rate of Adam.
-        clip: Largest norm of the gradient.
-        decay_after: Divide the learning rate by ten once this epoch (counted from 0) is finished.
+        batch_size: Sequences of one backward pass, for each process.
+        accumulate: Backward passes whose gradients make one step.
+        lr: Learning rate.
+        optimizer: adam, adamw, rmsprop or sgd.
+        operator_lr: Factor of the learning rate for the operators of orthogonal and vector_field.
+        weight_decay: Weight decay.
+        momentum: Momentum of sgd.
+        clip: Largest norm of the gradient; 0 leaves it as it is.
+        decay_after: Lower the learning rate once this epoch (counted from 0) is finished.
+        decay: To this fraction.
         patience: Stop when the validation score has not improved for so many epochs.
+        keep: Which weights are the result: those of the best validation epoch, or the last.
         hidden_size: Units of each layer.
         num_layers: Stacked layers.
         bidirectional: Run a second direction.
@@ -54,37 +72,32 @@ def train(
         set: Options of the cell, key=value; may be repeated.
         strategy: How a batch becomes a loss: plain, or another name with its settings, name:key=value,key=value.
         seed: Seed of everything that is drawn.
-        device: cpu, cuda, ...; by default what is there.
+        device: cpu, cuda or mps; by default what is there.
+        mixed_precision: no, bf16 or fp16.
+        tensorboard: Also write the metrics for TensorBoard, under OUT/tensorboard.
+        log_every: Also record the mean loss of every so many steps.
         checkpoint_seconds: Longest time between two checkpoints.
         json: Print the result as JSON.
         quiet: No progress.
         force: Replace a finished run.
     """
-    from rich.progress import Progress, TextColumn, TimeElapsedColumn
-
     from .._checks import Integer, check
-    from .._errors import ArgumentError
     from ..data.catalogue import open_data, parse_options
     from ..train.compare import spectra
-    from ..train.loop import TrainConfig
+    from ..train.config import TrainConfig
     from ..train.loop import train as run_training
     from ..train.model import ModelConfig, parameter_count
     from ..train.strategy import make_strategy
-    from ._shared import out_folder, print_json, stderr
+    from ._shared import print_json
+    from ._training import leave, open_run, watch
 
     check({"hidden_size": Integer(1), "num_layers": Integer(1)}, locals(), "train")
     config = TrainConfig(
-        epochs=epochs, batch_size=batch_size, lr=lr, clip=clip, decay_after=decay_after, patience=patience,
-        max_steps=max_steps, seed=seed,
-        checkpoint_seconds=checkpoint_seconds,
+        epochs=epochs, batch_size=batch_size, lr=lr, optimizer=optimizer, momentum=momentum, weight_decay=weight_decay,
+        operator_lr=operator_lr, clip=clip or None, decay_after=decay_after, decay=decay,
+        accumulate=accumulate, mixed_precision=mixed_precision, patience=patience, max_steps=max_steps, keep=keep,
+        log_every=log_every, seed=seed, checkpoint_seconds=checkpoint_seconds,
     )  # fmt: skip
-    if device not in (None, "cpu"):
-        import torch
-
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise ArgumentError(f"--device {device}: is not available here; leave it out or use cpu") from error
     opened = open_data(data, seed=seed)
     model_config = ModelConfig.for_data(
         model, opened, options=parse_options(set or [], "--set"), hidden_size=hidden_size, num_layers=num_layers,
@@ -92,18 +105,15 @@ def train(
     )  # fmt: skip
     count = parameter_count(model_config)
     how = make_strategy(strategy)
-    folder = out_folder(out, force, "result.json")
-    columns = (TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=stderr, disable=quiet) as progress:
-        task = progress.add_task(f"{model} on {opened.name}, {count} parameters", total=None)
-
-        def show(row: dict) -> None:
-            words = f"epoch {row['epoch']}/{epochs}  loss {row['train_loss']:.4f}  validation {row['valid_score']:.4f}"
-            progress.update(task, description=words)
-
+    folder, first = open_run(out, force, device, mixed_precision, tensorboard)
+    with watch(f"{model} on {opened.name}, {count} parameters", epochs, quiet or not first) as seen:
         run = run_training(
-            opened, model_config, config, folder, strategy=how, on_epoch=show, record=spectra, device=device
-        )
+            opened, model_config, config, folder, strategy=how, on_epoch=seen.epoch, on_step=seen.step, record=spectra,
+            device=device, tensorboard=tensorboard,
+        )  # fmt: skip
+    leave()
+    if not first:
+        return 0
     if json:
         print_json({k: v for k, v in run.result.items() if k != "history"})
     else:

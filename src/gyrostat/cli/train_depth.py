@@ -23,6 +23,9 @@ def train_depth(
     decay: float = 0.1,
     optimizer: str = "sgd",
     weight_decay: float = 5e-4,
+    clip: float = 0.0,
+    accumulate: int = 1,
+    mixed_precision: str = "no",
     channels: int = 16,
     segments: int = 3,
     variant: str = "v2",
@@ -35,6 +38,8 @@ def train_depth(
     strategy: str = "plain",
     seed: int = 0,
     device: str | None = None,
+    tensorboard: bool = False,
+    checkpoint_seconds: float = 30.0,
     json: bool = False,
     quiet: bool = False,
     force: bool = False,
@@ -61,6 +66,9 @@ def train_depth(
         decay: That factor.
         optimizer: sgd (momentum 0.9) or adamw.
         weight_decay: Weight decay.
+        clip: Largest norm of the gradient; 0 leaves it as it is.
+        accumulate: Backward passes whose gradients make one step.
+        mixed_precision: no, bf16 or fp16.
         channels: Width of the first segment of an image network.
         segments: Blocks of an image network.
         variant: v2, act_first or stateful.
@@ -72,24 +80,29 @@ def train_depth(
         carry_optimizer: Keep the optimiser's moments at a change of level.
         strategy: How a batch becomes a loss: plain, or another name with its settings, name:key=value,key=value.
         seed: Seed of everything that is drawn.
-        device: cpu, cuda, ...
+        device: cpu, cuda or mps; by default what is there.
+        tensorboard: Also write the metrics for TensorBoard, under OUT/tensorboard.
+        checkpoint_seconds: Longest time between two checkpoints.
         json: Print the result as JSON.
         quiet: No progress.
         force: Replace a finished run.
     """
-    from rich.progress import Progress, TextColumn, TimeElapsedColumn
-
-    from ..train.levels import LevelConfig, NetConfig, train_levels
+    from ..train.config import TrainConfig
+    from ..train.levels import Levels, NetConfig, train_levels
     from ..train.strategy import make_strategy
     from ._depth import epochs as listed
     from ._depth import open_depth_data
-    from ._shared import out_folder, print_json, stderr
+    from ._shared import print_json
+    from ._training import leave, open_run, watch
 
-    config = LevelConfig(
-        epochs=epochs, batch_size=batch_size, lr=lr, decay_at=listed(decay_at, "--decay-at"), decay=decay,
-        weight_decay=weight_decay, optimizer=optimizer, refine_at=listed(refine_at, "--refine-at"),
-        project_at=listed(project_at, "--project-at"), refine_noise=refine_noise, carry_optimizer=carry_optimizer,
-        seed=seed,
+    config = TrainConfig(
+        epochs=epochs, batch_size=batch_size, lr=lr, decay_at=listed(decay_at, "--decay-at"), decay=decay, clip=clip or None,
+        momentum=0.9 if optimizer == "sgd" else 0.0, weight_decay=weight_decay, optimizer=optimizer, keep="last",
+        accumulate=accumulate, mixed_precision=mixed_precision, seed=seed, checkpoint_seconds=checkpoint_seconds,
+    )  # fmt: skip
+    levels = Levels(
+        config, listed(refine_at, "--refine-at"), listed(project_at, "--project-at"), refine_noise=refine_noise,
+        carry_optimizer=carry_optimizer,
     )  # fmt: skip
     opened = open_depth_data(data, seed)
     tagged = hasattr(opened, "tags")
@@ -101,23 +114,20 @@ def train_depth(
     )  # fmt: skip
     net.build()
     how = make_strategy(strategy)
-    folder = out_folder(out, force, "result.json")
-    with Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=stderr, disable=quiet) as progress:
-        task = progress.add_task(f"{opened.name}", total=None)
-
-        def show(row: dict) -> None:
-            progress.update(
-                task,
-                description=f"epoch {row['epoch']}/{epochs}  K {row['K']}  loss {row['train_loss']:.4f}  "
-                f"validation {row['valid_accuracy']:.4f}",
-            )
-
-        _, result = train_levels(opened, net, config, folder, strategy=how, on_epoch=show, device=device, source=data)
+    folder, first = open_run(out, force, device, mixed_precision, tensorboard)
+    with watch(opened.name, epochs, quiet or not first) as seen:
+        result = train_levels(
+            opened, net, levels, folder, strategy=how, on_epoch=seen.epoch, on_step=seen.step, device=device,
+            tensorboard=tensorboard, source=data,
+        ).result  # fmt: skip
+    leave()
+    if not first:
+        return 0
     if json:
         print_json({k: v for k, v in result.items() if k != "history"})
     else:
         print(
-            f"test accuracy {result['test_accuracy']:.4f}, {result['parameters']} parameters, "
+            f"test accuracy {result['test_score']:.4f}, {result['parameters']} parameters, "
             f"{result['seconds']:.0f} s, run in {folder}"
         )
     return 0

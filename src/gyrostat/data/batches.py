@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from .._rng import numpy_stream
-from .sequences import SequenceData
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class Examples(Protocol):
+    """What can be trained on: arrays ``x`` and ``y`` of equal length, a task and a split into row numbers."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def task(self) -> str: ...  # noqa: D102
+    @property
+    def x(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def y(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def lengths(self) -> np.ndarray | None: ...  # noqa: D102
+    @property
+    def split(self) -> dict[str, np.ndarray]: ...  # noqa: D102
+    @property
+    def content_hash(self) -> str: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -28,7 +47,7 @@ class Batches:
     """All rows of one part of a data set, in batches.
 
     Args:
-        data: The sequences.
+        data: The examples.
         part: ``"train"``, ``"valid"`` or ``"test"``.
         batch_size: Rows per batch; the last one may be smaller.
         seed: Seed of the order.
@@ -38,7 +57,7 @@ class Batches:
 
     def __init__(
         self,
-        data: SequenceData,
+        data: Examples,
         part: str,
         batch_size: int,
         *,
@@ -67,6 +86,12 @@ class Batches:
             first = (k * world + rank) * self.batch_size
             yield self.take(order[first : first + self.batch_size])
 
+    def groups(self, epoch: int, size: int, start: int = 0) -> Iterator[list[Batch]]:
+        """The batches of an epoch ``size`` at a time, beginning with group number ``start``; the last may have fewer."""
+        batches = self.epoch(epoch, start * size)
+        while group := list(itertools.islice(batches, size)):
+            yield group
+
     def take(self, rows: np.ndarray) -> Batch:
         """The given rows as one batch, cut to the longest of them."""
         import torch
@@ -76,6 +101,6 @@ class Batches:
             own = self.data.lengths[rows]
             longest = int(own.max())
             x = x[:, :longest]
-            y = y[:, :longest] if self.data.task == "predict" else y
+            y = y[:, :longest] if self.data.task in ("predict", "tag") else y
             lengths = torch.from_numpy(own)
         return Batch(torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(np.ascontiguousarray(y)), lengths)

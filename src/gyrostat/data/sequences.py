@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -151,18 +150,7 @@ class SequenceData:
     @property
     def content_hash(self) -> str:
         """A digest of all numbers and the split; a checkpoint belongs to exactly one."""
-        digest = hashlib.blake2b(digest_size=12)
-        arrays: Sequence[np.ndarray | None] = [
-            self.x,
-            self.y,
-            self.lengths,
-            *(self.split[k] for k in sorted(self.split)),
-        ]
-        for array in arrays:
-            if array is not None:
-                digest.update(f"{array.dtype}{array.shape}".encode())
-                digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+        return content_hash(self.x, self.y, self.lengths, self.split)
 
     def describe(self) -> str:
         """One line: sizes, task, split."""
@@ -171,6 +159,16 @@ class SequenceData:
         kind = f"{self.n_outputs} classes" if self.task == "classify" else f"{self.n_outputs} target(s)"
         ragged = "up to " if self.lengths is not None else ""
         return f"{self.name}: {N} sequences of {ragged}{T} steps x {F} features, {kind}, train/valid/test {sizes}"
+
+
+def content_hash(x: np.ndarray, y: np.ndarray, lengths: np.ndarray | None, split: dict[str, np.ndarray]) -> str:
+    """A digest of all numbers and the split."""
+    digest = hashlib.blake2b(digest_size=12)
+    for array in (x, y, lengths, *(split[k] for k in sorted(split))):
+        if array is not None:
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def random_split(labels: np.ndarray | None, n: int, seed: int = 0, shares: tuple[float, float] = (0.7, 0.15)) -> dict:

@@ -87,7 +87,7 @@ def robustness(model: Any, data: SequenceData, seed: int) -> dict[str, dict[str,
         found = []
         for draw in range(DRAWS):
             g = torch_stream(seed, "noise", draw)
-            found.append(task.evaluate(model, batches, lambda x, g=g: law(x, level, generator=g))["score"])
+            found.append(task.evaluate(model, batches.epoch(), lambda x, g=g: law(x, level, generator=g))["score"])
         return [statistics.mean(found), statistics.pstdev(found)]
 
     def salt(x: Any, level: float, generator: Any) -> Any:
@@ -104,7 +104,8 @@ def work(job: Job) -> dict[str, Any]:
     import torch
 
     from ..data.catalogue import open_data
-    from .loop import TrainConfig, load_model, train
+    from .config import TrainConfig
+    from .loop import load_model, train
     from .model import ModelConfig
 
     folder = Path(job.folder)
@@ -185,7 +186,7 @@ def make_jobs(
         models: Names of models.
         seeds: How many seeds, from 0.
         folder: Where the runs go.
-        train: Settings of :class:`gyrostat.train.loop.TrainConfig`.
+        train: Settings of :class:`gyrostat.train.config.TrainConfig`.
         hidden_size: Hidden size of every model, or of the first one when parameters are matched.
         num_layers: Stacked layers.
         match: ``"hidden"``: same hidden size; ``"params"``: same parameter count as the first model.

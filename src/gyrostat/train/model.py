@@ -45,9 +45,22 @@ class ModelConfig:
         own = {**usual_options(model, data.x.shape[1]), **(options or {})}
         return cls(model, data.n_features, data.n_outputs, data.task, options=own, **sizes)
 
+    @property
+    def label(self) -> str:
+        """The name of the kind."""
+        return self.model
+
+    def build(self) -> SequenceModel:
+        """The network with fresh weights."""
+        return SequenceModel(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
+
+    def facts(self) -> dict[str, Any]:
+        """What a run directory records of it."""
+        return {"model": self.to_dict()}
 
 
 def usual_options(model: str, length: int) -> dict[str, Any]:

@@ -1,16 +1,17 @@
 """The state of a run on disk: one safetensors file with JSON in its header, written whole or not at all, never a pickle.
 
-It holds everything an exact resume needs: weights, optimiser, position in the epoch, random streams, history.
+It holds everything an exact resume needs: weights, optimiser, position and history. Random streams need no keeping: what a
+step draws depends on the seed, the epoch and the step alone.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -95,6 +96,74 @@ def _strip(tensors: dict[str, Tensor], prefix: str) -> Iterator[tuple[str, Tenso
             yield name.removeprefix(prefix), value
 
 
-def random_state() -> Tensor:
-    """Torch's global stream, which dropout and noise inside layers use during a run."""
-    return torch.get_rng_state()
+@dataclass
+class Progress:
+    """How far a run is: finished epochs, steps of the current one, and what was measured."""
+
+    epoch: int = 0
+    step: int = 0
+    steps: int = 0
+    loss_sum: float = 0.0
+    recent_sum: float = 0.0
+    best: float | None = None
+    best_epoch: int = -1
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    trace: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run, and the settings they belong to.
+
+    Attributes:
+        folder: ``config.json``, ``metrics.jsonl``, ``state.safetensors``, ``model.safetensors``, ``result.json``.
+        facts: What makes two runs the same.
+    """
+
+    folder: Path
+    facts: dict[str, Any]
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The tensors and values of the last checkpoint, ``None`` where there is none.
+
+        Raises:
+            CheckpointError: It is damaged, or of other settings or data.
+        """
+        path = self.folder / "state.safetensors"
+        if not path.is_file():
+            return None
+        tensors, saved = load_state(path)
+        if saved.get("facts") != json.loads(json.dumps(self.facts)):
+            raise CheckpointError(
+                f"{self.folder}: holds a run of other settings or data{_difference(saved.get('facts'), self.facts)}; "
+                "choose another folder, or --force"
+            )
+        return tensors, saved
+
+    def save(
+        self, groups: dict[str, dict[str, Tensor]], optimizer: dict[str, Any], progress: Progress, **more: Any
+    ) -> None:
+        """Write a checkpoint and the metrics so far."""
+        moments, plain = flatten_optimizer(optimizer)
+        tensors = {f"{prefix}.{k}": v for prefix, group in groups.items() for k, v in group.items()}
+        saved = {"facts": self.facts, "optimizer": plain, "progress": asdict(progress), **more}
+        save_state(self.folder / "state.safetensors", {**tensors, **moments}, saved)
+        rows = [*progress.trace, *progress.history]
+        write_atomically(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    def write(self, name: str, value: dict[str, Any]) -> None:
+        """One JSON file of the run."""
+        write_atomically(self.folder / name, json.dumps(value, indent=1).encode())
+
+
+def _difference(theirs: Any, ours: Any, path: str = "") -> str:
+    """The first setting in which two runs differ, as `` (lr: 0.1 there, 0.2 here)``."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in [*theirs, *(k for k in ours if k not in theirs)]:
+            found = _difference(theirs.get(key), ours.get(key), key)
+            if found:
+                return found
+        return ""
+    ours = list(ours) if isinstance(ours, tuple) else ours
+    return "" if theirs == ours or not path else f" ({path}: {theirs} there, {ours} here)"

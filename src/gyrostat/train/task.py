@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._checks import OneOf
-from ..data.batches import Batch, Batches
+from ..data.batches import Batch
 
 NAMES = ("classify", "regress", "predict", "tag")
 IGNORED = -100
@@ -68,7 +68,7 @@ class Task:
 
     @torch.no_grad()
     def evaluate(
-        self, model: nn.Module, batches: Batches, perturb: Callable[[Tensor], Tensor] | None = None
+        self, model: nn.Module, batches: Iterable[Batch], perturb: Callable[[Tensor], Tensor] | None = None
     ) -> dict[str, float]:
         """Mean loss and score in evaluation mode.
 
@@ -81,7 +81,7 @@ class Task:
         model.eval()
         device = next(model.parameters()).device
         total, right, count = 0.0, 0, 0
-        for batch in batches.epoch():
+        for batch in batches:
             batch = move(batch, device)
             output = self.output(model, batch.x if perturb is None else perturb(batch.x), batch.lengths)
             values, counted = self._parts(output, batch.y, batch.lengths)
