@@ -91,6 +91,8 @@ _PUBLIC: dict[str, str] = {
     "pgd": "perturb.attack",
     "fgsm": "perturb.attack",
     "robustness_curve": "perturb.curves",
+    # transfer
+    "influence_scores": "transfer.influence",
 }
 
 __all__ = [*sorted(_PUBLIC), "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
@@ -181,3 +183,4 @@ if TYPE_CHECKING:
     from .sketch.svd import sketched_svd as sketched_svd
     from .sketch.svd import svd as svd
     from .sketch.warning import SketchWarning as SketchWarning
+    from .transfer.influence import influence_scores as influence_scores
