@@ -88,6 +88,9 @@ _PUBLIC: dict[str, str] = {
     "hessian_spectrum": "analysis.hessian",
     "explicit_regularizer": "analysis.regularizer",
     "margin_lower_bound": "analysis.margin",
+    "MixDraw": "perturb.draw",
+    "MixedTarget": "perturb.target",
+    "NoisyFeatureMixup": "perturb.mixup",
     "pgd": "perturb.attack",
     "fgsm": "perturb.attack",
     "robustness_curve": "perturb.curves",
@@ -156,6 +159,9 @@ if TYPE_CHECKING:
     from .perturb.attack import fgsm as fgsm
     from .perturb.attack import pgd as pgd
     from .perturb.curves import robustness_curve as robustness_curve
+    from .perturb.draw import MixDraw as MixDraw
+    from .perturb.mixup import NoisyFeatureMixup as NoisyFeatureMixup
+    from .perturb.target import MixedTarget as MixedTarget
     from .recurrent.antisymmetric import AntisymmetricRNN as AntisymmetricRNN
     from .recurrent.antisymmetric import AntisymmetricRNNCell as AntisymmetricRNNCell
     from .recurrent.cell import cell_names as cell_names

@@ -46,6 +46,10 @@ class ConvergenceError(GyrostatError, RuntimeError):
     """An iteration did not reach its tolerance; the message carries the residual."""
 
 
+class HookError(GyrostatError, RuntimeError):
+    """A module that a method watches did not run as the method needs it to."""
+
+
 class MissingExtraError(GyrostatError, ImportError):
     """A feature needs an optional package; the message gives the install command."""
 
