@@ -40,7 +40,7 @@ _PUBLIC: dict[str, str] = {
     # sketch
     "sketched_svd": "sketch.svd",
     "svd": "sketch.svd",
-    "certify": "sketch.svd",
+    "certify": "sketch.certify",
     "bootstrap_error": "sketch.bootstrap",
     "ErrorBounds": "sketch.bootstrap",
     "SketchWarning": "sketch.warning",
@@ -183,9 +183,9 @@ if TYPE_CHECKING:
     from .recurrent.vector_field import VectorFieldRNNCell as VectorFieldRNNCell
     from .sketch.bootstrap import ErrorBounds as ErrorBounds
     from .sketch.bootstrap import bootstrap_error as bootstrap_error
+    from .sketch.certify import certify as certify
     from .sketch.estimator import SketchedPCA as SketchedPCA
     from .sketch.estimator import SketchedSVD as SketchedSVD
-    from .sketch.svd import certify as certify
     from .sketch.svd import sketched_svd as sketched_svd
     from .sketch.svd import svd as svd
     from .sketch.warning import SketchWarning as SketchWarning

@@ -7,6 +7,7 @@ from gyrostat import bootstrap_error, sketched_svd
 from tests.conftest import load_golden
 
 METRIC = {"singular": "values", "left": "left", "right": "right"}
+REPLAY = {"projection": None, "quantile": "linear", "quiet": True}
 NAME = {"uniform": "uniform", "energy": "length", "gaussian": "gaussian"}
 
 
@@ -33,7 +34,9 @@ def test_bootstrap(method, mode_metric):
     g = load_golden(f"svd_{method}_{mode_metric}")
     metric = METRIC[mode_metric.split("_")[1]]
     k, alpha = int(g["topk"]), float(g["alpha"])
-    bounds = bootstrap_error(result, k, alpha=alpha, boot_idx=g["boot_idx"], projection=None, quiet=True)
+    bounds = bootstrap_error(
+        result, k, alpha=alpha, boot_idx=g["boot_idx"], projection=None, quantile="linear", quiet=True
+    )
     np.testing.assert_allclose(bounds.replicates[metric], g["error_estimates"], atol=1e-8)
     np.testing.assert_allclose(bounds.per_component[metric], g["quantile_1_minus_alpha"], atol=1e-8)
     np.testing.assert_allclose(bounds.simultaneous[metric], g["derived_max_quantile"], atol=1e-8)
@@ -44,7 +47,9 @@ def test_bootstrap(method, mode_metric):
 def test_one_component():
     A, g = load_golden("svd_matrix")["A"], load_golden("svd_uniform_k1_left")
     result = sketched_svd(A, 1, int(g["l"]), "uniform", draws=g["draw_sketch_choice"])
-    bounds = bootstrap_error(result, 1, alpha=float(g["alpha"]), boot_idx=g["boot_idx"], projection=None, quiet=True)
+    bounds = bootstrap_error(
+        result, 1, alpha=float(g["alpha"]), boot_idx=g["boot_idx"], projection=None, quantile="linear", quiet=True
+    )
     np.testing.assert_allclose(bounds.replicates["left"], g["error_estimates"], atol=1e-8)
 
 
@@ -62,5 +67,5 @@ def test_simulation(metric):
         }[metric]
         assert truth == pytest.approx(float(g["true_error"][run]), abs=1e-8)
         rows = g["boot_idx"][run * boots : (run + 1) * boots]
-        bounds = bootstrap_error(result, k, boot_idx=rows, projection=None, quiet=True)
+        bounds = bootstrap_error(result, k, boot_idx=rows, **REPLAY)
         np.testing.assert_allclose(bounds.replicates[METRIC[metric]][:, k - 1], g["boot_error"][run], atol=1e-8)

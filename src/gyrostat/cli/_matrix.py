@@ -21,6 +21,8 @@ def open_matrix(file: Path, dataset: str | None = None) -> Any:
 
     if not file.exists():
         raise DataError(f"{file} does not exist; give the path of a .npy, .npz, .zarr, .h5, .csv or .parquet file")
+    if dataset is not None and file.suffix.lower() in (".npy", ".csv", ".parquet"):
+        raise DataError(f"--dataset: {file} holds one matrix only; leave it out")
     guard = watch_file(file)
     opener = {
         ".npy": _npy,
@@ -47,14 +49,19 @@ def open_matrix(file: Path, dataset: str | None = None) -> Any:
 
 
 def _npy(file: Path, dataset: str | None) -> Any:
-    import numpy as np
+    from ..sketch.npy import NpyFile
 
-    return np.load(file, mmap_mode="r", allow_pickle=False)
+    return NpyFile(file)
 
 
 def _npz(file: Path, dataset: str | None) -> Any:
+    import numpy as np
     import scipy.sparse as sp
 
+    with np.load(file, allow_pickle=False) as held:
+        names = set(held.files)
+        if not {"format", "shape", "data"} <= names:
+            return _only(file, {name: held[name] for name in names if dataset in (None, name)}, dataset)
     return sp.load_npz(file)
 
 

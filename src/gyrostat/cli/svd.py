@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +23,7 @@ def svd(
     method: Method = "auto",
     max_size: int | None = None,
     dataset: str | None = None,
+    right_only: Flag = False,
     out: Path | None = None,
     report: Path | None = None,
     seed: int = 0,
@@ -32,7 +35,7 @@ def svd(
 
     Example: gyrostat svd matrix.npy --rank 20 --tol 0.05 --out factors.npz --report svd.html
 
-    Expected time: a few reads of the file.
+    Expected time: two to three reads of the file. Ctrl-C stops after the current block; the same line goes on from there.
 
     Parameters
     ----------
@@ -50,6 +53,8 @@ def svd(
         Largest sketch allowed.
     dataset
         Name of the array inside an HDF5 file or zarr group.
+    right_only
+        Leave out U, which has as many rows as the matrix, and the read it takes.
     out
         Write U, s, Vt and the bounds to this .npz file.
     report
@@ -73,10 +78,19 @@ def svd(
     for name, path in (("--out", out), ("--report", report)):
         _check_target(name, path, force)
     rows = open_matrix(file, dataset)
-    with warnings.catch_warnings(record=True) as caught, _Progress(quiet, rows.n) as progress:
+    place = _place(file, out or report, dataset, rank, tol, target, method, max_size, seed)
+    with warnings.catch_warnings(record=True) as caught, _watched(place, quiet, rows.n) as watch:
         warnings.simplefilter("always", SketchWarning)
         result = decompose(
-            rows, rank, tol, target=target, sketch_method=method, max_size=max_size, seed=seed, progress=progress
+            rows,
+            rank,
+            tol,
+            target=target,
+            sketch_method=method,
+            max_size=max_size,
+            left=not right_only,
+            seed=seed,
+            progress=watch,
         )
     notes = [str(w.message) for w in caught if issubclass(w.category, SketchWarning)]
     if out is not None:
@@ -86,6 +100,20 @@ def svd(
         _page(result, command, tol, target, notes).write(report)
     _say(result, notes, json)
     return 0
+
+
+def _place(file: Path, beside: Path | None, *settings: object) -> Path:
+    """Where the state of an interrupted run is kept: beside its output, or in the user's cache."""
+    import hashlib
+    import os
+
+    found = file.stat()
+    text = repr((str(file.resolve()), found.st_size, found.st_mtime_ns, settings))
+    key = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    if beside is not None:
+        return beside.parent / f".{beside.name}.{key}"
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "gyrostat" / f"svd-{key}"
 
 
 def _check_target(name: str, path: Path | None, force: bool) -> None:
@@ -101,22 +129,47 @@ def _check_target(name: str, path: Path | None, force: bool) -> None:
         raise ArgumentError(f"{name}: {path} cannot be written; give a file in a folder that exists and is writable")
 
 
-class _Progress:
-    """Rows read so far on stderr."""
+@contextmanager
+def _watched(place: Path, quiet: bool, total: int | None) -> Iterator[Any]:
+    """Progress on stderr, and states of the passes in ``place`` so that Ctrl-C loses at most the current block."""
+    import signal
+    import threading
 
-    def __init__(self, quiet: bool, total: int | None) -> None:
-        from rich.console import Console
-        from rich.progress import Progress
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._bar = Progress(console=Console(stderr=True), transient=True, disable=quiet or not sys.stderr.isatty())
-        self._task = self._bar.add_task("rows read", total=total)
+    from .._errors import GyrostatError
+    from ..sketch.passes import Watch
 
-    def __enter__(self) -> Any:
-        self._bar.start()
-        return lambda rows: self._bar.update(self._task, completed=rows)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet or not sys.stderr.isatty())
+    task = bar.add_task("", total=total)
+    watch = Watch(lambda rows: bar.update(task, completed=rows, description=_pass_in_words(watch.name)), place)
 
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+    def stop(*_: object) -> None:
+        if watch.stop:
+            raise KeyboardInterrupt
+        watch.stop = True
+        print("gyrostat: stopping after this block; press Ctrl-C again to stop at once", file=sys.stderr)
+
+    ours = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, stop) if ours else None
+    try:
+        with bar:
+            yield watch
+    except GyrostatError:
+        # bad input leaves nothing behind
+        watch.forget()
+        raise
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
+
+
+def _pass_in_words(name: str) -> str:
+    kind, _, rest = name.partition("-")
+    words = {"left": "left vectors", "gram": "exact Gram matrix", "count": "counting rows", "range": "refining"}
+    return words.get(kind, f"{kind} sketch of {rest.partition('-')[0]} rows")
 
 
 def _factors(result: Any) -> bytes:
@@ -126,7 +179,8 @@ def _factors(result: Any) -> bytes:
 
     bounds = {f"bound_{m}": q for m, q in result.bounds.per_component.items()}
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, U=result.U, s=result.s, Vt=result.Vt, **bounds)
+    left = {} if result.U is None else {"U": result.U}
+    np.savez(buffer, allow_pickle=False, **left, s=result.s, Vt=result.Vt, **bounds)
     return buffer.getvalue()
 
 

@@ -16,9 +16,12 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .bootstrap import METRICS, bootstrap_error, spectrum
+from .centred import centred_rows
+from .exact import exact_svd
+from .result import SketchedSVDResult
 from .rows import as_rows
 from .sketches import METHODS, Accumulator, Sketch
-from .svd import exact_svd, svd
+from .svd import to_tolerance
 from .warning import SketchWarning
 
 
@@ -92,26 +95,14 @@ class SketchedSVD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         self.n_samples_seen_ = n
         if hasattr(self, "_stream"):
             del self._stream
-        centred = X - self.mean_ if self._centred and not sp.issparse(X) else X
-        if self._centred and sp.issparse(X):
-            self._fit_stream(X)
-            return self
         if self.n_components == min(n, d):
-            result = exact_svd(centred, self.n_components)
+            dense = X.toarray() if sp.issparse(X) else X
+            result = exact_svd(dense - self.mean_, self.n_components)
         else:
             with warnings.catch_warnings():
                 # bounds and warnings stay readable on the estimator; near ties are no news for every fit of a pipeline
                 warnings.simplefilter("ignore", SketchWarning)
-                result = svd(
-                    centred,
-                    self.n_components,
-                    self.tol,
-                    alpha=self.alpha,
-                    sketch_method=self.method,
-                    max_size=self.sketch_size,
-                    left=False,
-                    seed=int(self.random_state),
-                )
+                result = self._decompose(X)
         self.sketch_size_ = 0 if result.sketch is None else result.sketch.size
         bounds = {} if result.bounds is None else result.bounds.per_component
         self.error_bounds_ = {m: np.asarray(bounds[m]) for m in METRICS}
@@ -119,8 +110,17 @@ class SketchedSVD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> SketchedSVD:
-        """Add rows; the sketch, not the data, is kept. Needs as many rows in all as there are components."""
+        """Add rows; the sketch, not the data, is kept. Needs as many rows in all as there are components.
+
+        Raises:
+            ValueError: ``method`` is "leverage" or "srht", which need all rows before the first is sketched.
+        """
         self._validate_params()
+        if self.method in ("leverage", "srht"):
+            raise ValueError(
+                f"partial_fit: method {self.method!r} needs all rows at once; use 'auto', 'countsketch', 'gaussian', "
+                "'sparse_sign', 'uniform' or 'length', or fit"
+            )
         first = not hasattr(self, "_stream")
         X = self._checked(X, reset=first)
         if first:
@@ -141,14 +141,34 @@ class SketchedSVD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         check_is_fitted(self)
         return np.asarray(X) @ self.components_ + self.mean_
 
-    def _fit_stream(self, X: Any) -> None:
-        self._start(X.shape[1])
-        self._fit_more(X)
-        del self._stream
+    def _decompose(self, X: Any) -> SketchedSVDResult:
+        centre = None
+        if self._centred and sp.issparse(X):
+            rows, flip, centre = centred_rows(X, self.mean_)
+        else:
+            rows, flip = as_rows(X - self.mean_ if self._centred else X)
+        return to_tolerance(
+            rows,
+            flip,
+            self.n_components,
+            self.tol,
+            target="right",
+            alpha=self.alpha,
+            sketch_method=self.method,
+            method="two_stage",
+            replicates=100,
+            max_size=self.sketch_size,
+            left=False,
+            seed=int(self.random_state),
+            memory_limit=None,
+            progress=None,
+            resume=None,
+            centre=centre,
+        )
 
     def _start(self, d: int) -> None:
         size = self.sketch_size or 10 * self.n_components + 200
-        method = "countsketch" if self.method in ("auto", "leverage", "srht", "uniform", "length") else self.method
+        method = "countsketch" if self.method == "auto" else self.method
         # one column more, of ones: its sketch is what centring subtracts, so a stream can be centred at any time
         self._stream = Accumulator(method, size, d + 1, np.float64, int(self.random_state))
         self._sum = np.zeros(d)
@@ -172,11 +192,15 @@ class SketchedSVD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         matrix = Y[:, :-1] - Y[:, -1:] * self.mean_
         self.sketch_size_ = self._stream.size
         s, V = spectrum(matrix, self.n_components)
-        found = Sketch(matrix, self._stream.method, self.n_samples_seen_, int(self.random_state))
+        found = Sketch(matrix, self._stream.method, self.n_samples_seen_, int(self.random_state), 0, self._coherence())
         bounds = bootstrap_error(found, self.n_components, alpha=self.alpha, quiet=True)
         self.error_bounds_ = dict(bounds.per_component)
         k = self.n_components
         self._finish(s[:k], V[:, :k].T, X.dtype)
+
+    def _coherence(self) -> float:
+        seen = self._stream
+        return seen.rows * seen.largest / seen.energy if seen.energy > 0 else 1.0
 
     def _finish(self, s: np.ndarray, Vt: np.ndarray, dtype: Any) -> None:
         largest = Vt[np.arange(len(Vt)), np.abs(Vt).argmax(axis=1)]

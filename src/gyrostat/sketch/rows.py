@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from .._errors import ArgumentError, ArgumentTypeError, DataError, NonFiniteError
-from .warning import warn
+from .npy import NpyFile
 
 BLOCK_BYTES = 1 << 20
 
@@ -37,6 +37,7 @@ class Rows:
         dtype: float64 or complex128, what blocks are delivered in.
         source_dtype: dtype of the matrix itself.
         transposed: These are the columns of the matrix that was given.
+        first: Number of row 0 in the whole matrix, where these are a part of it.
         guard: Called with no argument before and after each block; raises where the source has changed.
     """
 
@@ -45,6 +46,7 @@ class Rows:
     one_shot: bool = False
     sparse: bool = False
     transposed = False
+    first = 0
     guard: Callable[[], None] | None = None
 
     def __init__(self, n: int | None, d: int, dtype: Any) -> None:
@@ -71,14 +73,20 @@ class Rows:
                     data = np.ascontiguousarray(data)
                 energy = row_energy(data)
                 if not np.isfinite(energy.sum()):
-                    _refuse_nonfinite(data, at, self.transposed)
-                yield Block(at, data, energy)
+                    _refuse_nonfinite(data, self.first + at, self.transposed)
+                yield Block(self.first + at, data, energy)
                 at += data.shape[0]
         if self.guard is not None:
             self.guard()
         if self.n is not None and at != self.n:
             raise DataError(f"A: the source ended after {at} rows, but {self.n} were expected")
         self.n = at
+
+    def feed(self, work: Any) -> Iterator[None]:
+        """Give ``work`` every block from row ``work.rows`` on; yields after each."""
+        for block in self.blocks(work.rows):
+            work.update(block)
+            yield
 
     def take(self, index: np.ndarray) -> np.ndarray:
         """The rows ``index`` (repeats allowed), dense, checked."""
@@ -154,36 +162,6 @@ class SparseRows(Rows):
         return self._checked(self._matrix[index], index)
 
 
-class DaskRows(Rows):
-    """Rows of a dask array; each row block is computed by whichever scheduler is active."""
-
-    def __init__(self, array: Any, transposed: bool) -> None:
-        array = array.T if transposed else array
-        if any(np.isnan(s) for s in array.shape):
-            raise ArgumentError("A: the dask array has chunks of unknown size; call A.compute_chunk_sizes() first")
-        super().__init__(int(array.shape[0]), int(array.shape[1]), array.dtype)
-        if len(array.chunks[1]) > 1:
-            warn(
-                f"A is chunked along {'rows' if transposed else 'columns'} too: it is rechunked on the fly; "
-                "rechunk it yourself so that each block holds whole rows"
-            )
-            array = array.rechunk({1: -1})
-        self.array = array
-
-    def _raw(self, start: int, stop: int | None) -> Iterator[Any]:
-        at = 0
-        for i, rows in enumerate(self.array.chunks[0]):
-            if at + rows > start:
-                block = np.asarray(self.array.blocks[i].compute())
-                yield block[max(0, start - at) :]
-            at += rows
-
-    def take(self, index: np.ndarray) -> np.ndarray:
-        """The rows ``index``."""
-        unique, back = np.unique(index, return_inverse=True)
-        return self._checked(self.array[unique].compute(), unique)[back]
-
-
 class BlockRows(Rows):
     """Rows from a list of blocks, a function that starts a fresh iterator, or a one-shot iterator."""
 
@@ -224,8 +202,8 @@ def as_rows(A: Any, *, transpose: bool | None = None) -> tuple[Rows, bool]:
     """Rows of ``A`` and whether they are the columns of ``A`` (wide matrices are transposed).
 
     Args:
-        A: numpy array or memmap, scipy.sparse, torch tensor, dask array, zarr or HDF5 array, list or iterator of
-            two-dimensional blocks, or a function that returns a fresh iterator of blocks.
+        A: numpy array or memmap, path of a .npy file, scipy.sparse, torch tensor, dask array, zarr or HDF5 array, list or
+            iterator of two-dimensional blocks, or a function that returns a fresh iterator of blocks.
         transpose: True or False to decide by hand; None transposes when there are more columns than rows.
 
     Raises:
@@ -246,6 +224,8 @@ def _rows(A: Any, transpose: bool | None) -> Rows:
         return BlockRows(A)
     if isinstance(A, (list, tuple)):
         A = np.asarray(A)
+    if isinstance(A, (str, Path)):
+        A = NpyFile(A)
     shape = getattr(A, "shape", None)
     if shape is None:
         raise ArgumentTypeError(
@@ -257,6 +237,8 @@ def _rows(A: Any, transpose: bool | None) -> Rows:
     if sp.issparse(A):
         rows: Rows = SparseRows(A, flip)
     elif type(A).__module__.partition(".")[0] == "dask":
+        from .dask_rows import DaskRows
+
         rows = DaskRows(A, flip)
     else:
         rows = ArrayRows(np.asarray(A) if hasattr(A, "iloc") else A, flip)

@@ -1,0 +1,91 @@
+"""Rows of a dask array: blocks are read, and where it pays sketched, by whichever scheduler is active."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from .._errors import ArgumentError
+from .rows import BlockRows, Rows
+from .warning import warn
+
+GROUP_BYTES = 256 << 20
+GROUP = 16
+
+
+class DaskRows(Rows):
+    """Rows of a dask array, in groups of row blocks that the scheduler computes side by side.
+
+    A work that is a sum over rows (a linear sketch, a Gram matrix) and smaller than a block is done where the block is,
+    so that only its result travels; otherwise the blocks come here in order.
+    """
+
+    def __init__(self, array: Any, transposed: bool) -> None:
+        array = array.T if transposed else array
+        if any(np.isnan(s) for s in array.shape):
+            raise ArgumentError("A: the dask array has chunks of unknown size; call A.compute_chunk_sizes() first")
+        super().__init__(int(array.shape[0]), int(array.shape[1]), array.dtype)
+        if len(array.chunks[1]) > 1:
+            warn(
+                f"A is chunked along {'rows' if transposed else 'columns'} too: it is rechunked on the fly; "
+                "rechunk it yourself so that each block holds whole rows"
+            )
+            array = array.rechunk({1: -1})
+        self.array, self.transposed = array, transposed
+
+    def _groups(self, start: int, extra: int) -> Iterator[list[tuple[int, Any]]]:
+        """(first row, block) of a few consecutive blocks that, ``extra`` bytes each besides, are held together."""
+        at, group, room = 0, [], GROUP_BYTES
+        for i, count in enumerate(self.array.chunks[0]):
+            if at + count > start:
+                skip = max(0, start - at)
+                need = count * self.d * self.dtype.itemsize + extra
+                if group and (need > room or len(group) == GROUP):
+                    yield group
+                    group, room = [], GROUP_BYTES
+                group.append((at + skip, self.array.blocks[i][skip:]))
+                room -= need
+            at += count
+        if group:
+            yield group
+
+    def _raw(self, start: int, stop: int | None) -> Iterator[Any]:
+        import dask
+
+        for group in self._groups(start, 0):
+            computed = dask.compute(*[block for _, block in group])  # pyright: ignore[reportPrivateImportUsage]
+            yield from map(np.asarray, computed)
+
+    def feed(self, work: Any) -> Iterator[None]:
+        """Give ``work`` every row from ``work.rows`` on, as parts where it can be done in parts."""
+        import dask
+
+        make, size = work.maker()
+        if size > max(self.array.chunks[0]) * self.d * self.dtype.itemsize:
+            yield from super().feed(work)
+            return
+        do = dask.delayed(_do)  # pyright: ignore[reportPrivateImportUsage]
+        for group in self._groups(work.rows, int(size)):
+            if self.guard is not None:
+                self.guard()
+            tasks = [do(make, at, block, self.transposed) for at, block in group]
+            for part in dask.compute(*tasks):  # pyright: ignore[reportPrivateImportUsage]
+                work.merge(part)
+            yield
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """The rows ``index``."""
+        unique, back = np.unique(index, return_inverse=True)
+        return self._checked(self.array[unique].compute(), unique)[back]
+
+
+def _do(make: Any, start: int, block: Any, transposed: bool) -> Any:
+    """One part of a work, on the worker that holds the block."""
+    part = make(start)
+    rows = BlockRows([np.asarray(block)])
+    rows.transposed, rows.first = transposed, start
+    for piece in rows.blocks():
+        part.update(piece)
+    return part
