@@ -15,8 +15,10 @@ _PUBLIC: dict[str, str] = {
     # errors
     "GyrostatError": "_errors",
     # data
+    "ImageData": "data.images",
     "SequenceData": "data.sequences",
     "open_data": "data.catalogue",
+    "open_images": "data.catalogue",
     # recurrent
     "LipschitzRNN": "recurrent.lipschitz",
     "LipschitzRNNCell": "recurrent.lipschitz",
@@ -133,6 +135,8 @@ if TYPE_CHECKING:
     from .audit.titration import TitrationCurve as TitrationCurve
     from .audit.titration import titrate as titrate
     from .data.catalogue import open_data as open_data
+    from .data.catalogue import open_images as open_images
+    from .data.images import ImageData as ImageData
     from .data.sequences import SequenceData as SequenceData
     from .depth.block import ContinuousBlock as ContinuousBlock
     from .depth.change import project as project

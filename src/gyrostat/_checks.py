@@ -79,6 +79,10 @@ class OneOf:
     choices: tuple[Any, ...]
     optional: bool = False
 
+    def describe(self) -> str:
+        """The rule in words."""
+        return " or ".join(str(c) for c in self.choices) + (" or None" if self.optional else "")
+
     def check(self, name: str, value: Any, where: str) -> None:
         """Raise if ``value`` is none of the choices."""
         if value is None and self.optional:
@@ -92,13 +96,31 @@ class OneOf:
 class Boolean:
     """``True`` or ``False``, not merely something truthy."""
 
+    def describe(self) -> str:
+        """The rule in words."""
+        return "true or false"
+
     def check(self, name: str, value: Any, where: str) -> None:
         """Raise if ``value`` is not a bool."""
         if not isinstance(value, bool):
             raise ArgumentTypeError(f"{where}: {name} must be True or False, got {value!r}")
 
 
-Rule = _Number | OneOf | Boolean
+@dataclass(frozen=True)
+class Text:
+    """A word, such as the name of a file."""
+
+    def check(self, name: str, value: Any, where: str) -> None:
+        """Raise if ``value`` is not a word."""
+        if not isinstance(value, str) or not value.strip():
+            raise ArgumentTypeError(f"{where}: {name} must be a word, got {value!r}")
+
+    def describe(self) -> str:
+        """The rule in words."""
+        return "a word"
+
+
+Rule = _Number | OneOf | Boolean | Text
 
 
 def check(rules: Mapping[str, Rule], values: Mapping[str, Any], where: str) -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from gyrostat import GyrostatError, SequenceData, open_data
 from gyrostat._errors import DataError
 from gyrostat.data.batches import Batches
-from gyrostat.data.images import permutation, read_idx
+from gyrostat.data.images import permutation
+from gyrostat.data.mnist import read_idx
 from gyrostat.data.synthetic import fitzhugh_nagumo_initial, solve_fitzhugh_nagumo
 from tests.conftest import WHOLE, load_golden
 

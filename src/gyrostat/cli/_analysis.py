@@ -62,7 +62,7 @@ def part(data: Any, name: str, count: int) -> tuple[Any, Any]:
         length = int(values[counts.argmax()])
         rows = rows[data.lengths[rows] == length]
     rows = rows[:count]
-    y = data.y[rows][:, :length] if data.task == "predict" else data.y[rows]
+    y = data.y[rows][:, :length] if data.per_step else data.y[rows]
     return torch.from_numpy(data.x[rows][:, :length].copy()), torch.from_numpy(y.copy())
 
 
@@ -107,7 +107,7 @@ def measure(run: dict[str, Any], *, sequences: int, repeats: int, seed: int, tel
             growth.append((float(s[:, 0].median()), float((s[:, 0] / s[:, -1]).median())))
         found["growth"] = growth
         model.float()
-    if data.task != "predict":
+    if not data.per_step:
         tell("input Jacobians")
         few = x_test[:16]
         jacobian = input_jacobian(model, few)
@@ -119,7 +119,7 @@ def measure(run: dict[str, Any], *, sequences: int, repeats: int, seed: int, tel
         found["sensitivity"] = by_step.square().sum((1, 3)).sqrt().median(0).values.tolist()
     tell("Hessian")
     x, y = part(data, "train", sequences)
-    loss = F.cross_entropy if data.task == "classify" else F.mse_loss
+    loss = F.mse_loss if not data.labels else lambda out, y: F.cross_entropy(out.flatten(0, -2), y.flatten())
     found["hessian"] = hessian_spectrum(
         model, loss, (x, y), 2, density=True, density_steps=30, density_probes=2, probes=20, tol=1e-3,
         generator=torch.Generator().manual_seed(seed),

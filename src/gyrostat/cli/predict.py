@@ -43,7 +43,7 @@ def predict(run: Path, data: str, /, *, out: Path = Path("predictions.csv"), for
         raise ArgumentError(
             f"{data}: has {opened.n_features} features, the model was trained on {model.config.input_size}"
         )
-    if model.config.task == "predict":
+    if model.config.task in ("predict", "tag"):
         raise ArgumentError(
             f"{run}: predicts a value at every step; gyrostat predict writes one line per sequence only"
         )

@@ -117,7 +117,7 @@ def train(
     if json:
         print_json({k: v for k, v in run.result.items() if k != "history"})
     else:
-        name = "accuracy" if opened.task == "classify" else "RMSE"
+        name = "accuracy" if opened.labels else "RMSE"
         print(
             f"{model}: test {name} {run.result['test_score']:.4f}, {run.result['parameters']} parameters, run in {folder}"
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from .._rng import numpy_stream
+from .rows import Rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +24,7 @@ class Examples(Protocol):
     @property
     def task(self) -> str: ...  # noqa: D102
     @property
-    def x(self) -> np.ndarray: ...  # noqa: D102
+    def x(self) -> np.ndarray | Rows: ...  # noqa: D102
     @property
     def y(self) -> np.ndarray: ...  # noqa: D102
     @property

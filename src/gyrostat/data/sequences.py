@@ -9,8 +9,10 @@ import numpy as np
 
 from .._errors import DataError
 from .._rng import numpy_stream
+from .rows import Rows
 
-TASKS = ("classify", "regress", "predict")
+TASKS = ("classify", "tag", "regress", "predict")
+IGNORED = -100  # the label that torch's cross-entropy passes over
 
 
 @dataclass(frozen=True)
@@ -19,9 +21,10 @@ class SequenceData:
 
     Attributes:
         name: What the data set is called in reports.
-        x: ``(N, T, F)`` float32; rows shorter than T are padded.
-        y: ``(N,)`` int64 labels (``classify``), ``(N, K)`` (``regress``) or ``(N, T, K)`` (``predict``) float32 targets.
-        task: ``"classify"``, ``"regress"`` (one target per sequence) or ``"predict"`` (one per step).
+        x: ``(N, T, F)`` float32, an array or :class:`Rows` made on demand; rows shorter than T are padded.
+        y: int64 labels ``(N,)`` (``classify``) or ``(N, T)`` (``tag``; -100 does not count), or float32 targets ``(N, K)``
+            (``regress``) or ``(N, T, K)`` (``predict``).
+        task: ``"classify"`` or ``"regress"`` (one label or target per sequence), ``"tag"`` or ``"predict"`` (one per step).
         lengths: ``(N,)`` int64, or ``None`` when all sequences have length T.
         split: Row numbers of ``"train"``, ``"valid"`` and ``"test"``.
         classes: Names of the classes.
@@ -42,7 +45,7 @@ class SequenceData:
     """
 
     name: str
-    x: np.ndarray
+    x: np.ndarray | Rows
     y: np.ndarray
     task: str
     lengths: np.ndarray | None = None
@@ -67,7 +70,8 @@ class SequenceData:
             raise DataError(f"{self.name}: at least 4 sequences of length >= 1 are needed, got {N} of length {T}")
         if self.x.shape[2] < 1:
             raise DataError(f"{self.name}: X has no features; its shape is {self.x.shape}")
-        put(self, "x", np.array(self.x, dtype=np.float32, order="C"))  # a copy: padding is zeroed below
+        if not isinstance(self.x, Rows):
+            put(self, "x", np.array(self.x, dtype=np.float32, order="C"))  # a copy: padding is zeroed below
         self._check_lengths(N, T)
         self._check_finite()
         if len(self.y) != N:
@@ -76,7 +80,7 @@ class SequenceData:
         self._check_split(N)
         if not self.split:
             put(self, "split", random_split(self.y if self.task == "classify" else None, N))
-        if not self.classes and self.task == "classify":
+        if not self.classes and self.labels:
             put(self, "classes", tuple(str(c) for c in range(int(self.y.max()) + 1)))
         if not self.features:
             put(self, "features", tuple(f"x{i}" for i in range(self.x.shape[2])))
@@ -105,9 +109,12 @@ class SequenceData:
                 f"{self.name}: lengths must be between 1 and {T}, got {int(lengths[row])} for sequence {row}"
             )
         object.__setattr__(self, "lengths", lengths.astype(np.int64))
-        self.x[np.arange(T)[None, :] >= lengths[:, None]] = 0.0
+        if not isinstance(self.x, Rows):
+            self.x[np.arange(T)[None, :] >= lengths[:, None]] = 0.0
 
     def _check_finite(self) -> None:
+        if isinstance(self.x, Rows):
+            return
         bad = ~np.isfinite(self.x)
         if bad.any():
             n, t, f = (int(i) for i in np.argwhere(bad)[0])
@@ -120,13 +127,18 @@ class SequenceData:
         if self.task not in TASKS:
             raise DataError(f"{self.name}: task must be one of {', '.join(TASKS)}, got {self.task!r}")
         y = np.asarray(self.y)
-        if self.task == "classify":
-            if y.ndim != 1 or y.dtype.kind not in "iu":
-                raise DataError(f"{self.name}: labels must be integers of shape (N,), got {y.dtype} of shape {y.shape}")
-            if len(np.unique(y)) < 2:
-                raise DataError(f"{self.name}: all labels are {y[0]}; a classification needs at least two classes")
-            if y.min() < 0:
-                raise DataError(f"{self.name}: labels must be 0, 1, 2, ..., got {int(y.min())}")
+        if self.labels:
+            want = (len(y),) if self.task == "classify" else (len(y), T)
+            if y.shape != want or y.dtype.kind not in "iu":
+                raise DataError(
+                    f"{self.name}: labels must be integers of shape {want}, got {y.dtype} of shape {y.shape}"
+                )
+            counted = y if self.task == "classify" else y[y != IGNORED]
+            if len(np.unique(counted)) < 2:
+                only = f"all labels are {counted[0]}" if counted.size else "no label counts"
+                raise DataError(f"{self.name}: {only}; a classification needs at least two classes")
+            if counted.min() < 0:
+                raise DataError(f"{self.name}: labels must be 0, 1, 2, ..., got {int(counted.min())}")
             object.__setattr__(self, "y", y.astype(np.int64))
             return
         want = 2 if self.task == "regress" else 3
@@ -143,9 +155,19 @@ class SequenceData:
         return self.x.shape[2]
 
     @property
+    def per_step(self) -> bool:
+        """Whether there is a label or a target at every step."""
+        return self.task in ("tag", "predict")
+
+    @property
+    def labels(self) -> bool:
+        """Whether the answers are classes."""
+        return self.task in ("classify", "tag")
+
+    @property
     def n_outputs(self) -> int:
         """Classes, or numbers per target."""
-        return len(self.classes) if self.task == "classify" else self.y.shape[-1]
+        return len(self.classes) if self.labels else self.y.shape[-1]
 
     @property
     def content_hash(self) -> str:
@@ -156,14 +178,18 @@ class SequenceData:
         """One line: sizes, task, split."""
         N, T, F = self.x.shape
         sizes = "/".join(str(len(self.split[k])) for k in ("train", "valid", "test"))
-        kind = f"{self.n_outputs} classes" if self.task == "classify" else f"{self.n_outputs} target(s)"
+        kind = f"{self.n_outputs} classes" if self.labels else f"{self.n_outputs} target(s)"
+        kind += " per step" if self.per_step else ""
         ragged = "up to " if self.lengths is not None else ""
         return f"{self.name}: {N} sequences of {ragged}{T} steps x {F} features, {kind}, train/valid/test {sizes}"
 
 
-def content_hash(x: np.ndarray, y: np.ndarray, lengths: np.ndarray | None, split: dict[str, np.ndarray]) -> str:
+def content_hash(x: np.ndarray | Rows, y: np.ndarray, lengths: np.ndarray | None, split: dict[str, np.ndarray]) -> str:
     """A digest of all numbers and the split."""
     digest = hashlib.blake2b(digest_size=12)
+    if isinstance(x, Rows):
+        digest.update(f"{x.key}{x.shape}".encode())
+        x = x.stored
     for array in (x, y, lengths, *(split[k] for k in sorted(split))):
         if array is not None:
             digest.update(f"{array.dtype}{array.shape}".encode())

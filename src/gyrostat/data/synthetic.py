@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from .._checks import Integer, OneOf, Real
 from .._errors import DataError
 from .._rng import numpy_stream
 from .sequences import SequenceData
+from .source import Source
 
 
 def _consecutive(*sizes: int) -> dict[str, np.ndarray]:
@@ -24,17 +26,8 @@ def _consecutive(*sizes: int) -> dict[str, np.ndarray]:
     return {k: np.arange(edges[i], edges[i + 1]) for i, k in enumerate(("train", "valid", "test"))}
 
 
-def _positive(where: str, **values: int) -> None:
-    for name, value in values.items():
-        if not isinstance(value, int) or value < 1:
-            raise DataError(f"{where}: {name} must be a positive integer, got {value!r}")
-
-
 def adding(*, length: int = 100, n: int = 5000, seed: int = 0) -> SequenceData:
     """The adding problem: one mark in each half of the sequence."""
-    _positive("adding", length=length, n=n)
-    if length < 2 or n < 20:
-        raise DataError("adding: length must be at least 2 and n at least 20")
     rng = numpy_stream(seed, "adding", length)
     value = rng.random((n, length))
     half = length // 2
@@ -52,8 +45,7 @@ def adding(*, length: int = 100, n: int = 5000, seed: int = 0) -> SequenceData:
 
 
 def copy_memory(*, blanks: int = 30, symbols: int = 10, n: int = 2000, seed: int = 0) -> SequenceData:
-    """Copy memory as per-step targets: one-hot inputs of 10 characters, one-hot targets of 9 classes."""
-    _positive("copy", blanks=blanks, symbols=symbols, n=n)
+    """Copy memory as a class at every step: one-hot inputs of 10 characters, 9 classes."""
     rng = numpy_stream(seed, "copy", blanks)
     T = blanks + 2 * symbols
     text = np.zeros((n, T), dtype=np.int64)
@@ -64,7 +56,7 @@ def copy_memory(*, blanks: int = 30, symbols: int = 10, n: int = 2000, seed: int
     target[:, -symbols:] = drawn
     held = max(1, n // 10)
     return SequenceData(
-        f"copy L={blanks}", np.eye(10)[text], np.eye(9)[target], "predict",
+        f"copy L={blanks}", np.eye(10)[text], target, "tag",
         split=_consecutive(n - 2 * held, held, held), licence="synthetic", provenance=f"seed {seed}",
     )  # fmt: skip
 
@@ -100,10 +92,7 @@ def fitzhugh_nagumo(
     *, n_train: int = 128, n_valid: int = 128, n_test: int = 128, solver: str = "dop853", seed: int = 0
 ) -> SequenceData:
     """Predict v one sample ahead; w is never shown. The initial values are those of the paper, whatever the seed."""
-    _positive("fitzhugh-nagumo", n_train=n_train, n_valid=n_valid, n_test=n_test)
     start = fitzhugh_nagumo_initial()
-    if n_train > 128 or n_valid > 128 or n_test > 1024:
-        raise DataError("fitzhugh-nagumo: at most 128 training, 128 validation and 1024 test trajectories")
     rows = np.r_[0:n_train, 128 : 128 + n_valid, 256 : 256 + n_test]
     v = np.stack([solve_fitzhugh_nagumo(float(start[i]), solver=solver)[0] for i in rows])
     return SequenceData(
@@ -118,7 +107,6 @@ def forced_pendulum(
     """Predict angle and velocity of a damped, driven pendulum one sample (0.1 time units) ahead."""
     from scipy.integrate import solve_ivp
 
-    _positive("forced-pendulum", n=n, length=length)
     rng = numpy_stream(seed, "pendulum")
     t = 0.1 * np.arange(length + 1)
 
@@ -136,9 +124,32 @@ def forced_pendulum(
     )  # fmt: skip
 
 
+_LENGTH, _N = Integer(low=1, high=1_000_000), Integer(low=20, high=10_000_000)
 SOURCES = {
-    "adding": adding,
-    "copy": copy_memory,
-    "fitzhugh-nagumo": fitzhugh_nagumo,
-    "forced-pendulum": forced_pendulum,
+    "adding": Source(adding, "sum of two marked numbers", {"length": Integer(low=2, high=1_000_000), "n": _N}),
+    "copy": Source(
+        copy_memory,
+        "copy memory: 10 symbols to say again after a wait",
+        {"blanks": _LENGTH, "symbols": _LENGTH, "n": _N},
+    ),
+    "fitzhugh-nagumo": Source(
+        fitzhugh_nagumo,
+        "predict a relaxation oscillator one sample ahead",
+        {
+            "n_train": Integer(low=1, high=128),
+            "n_valid": Integer(low=1, high=128),
+            "n_test": Integer(low=1, high=1024),
+            "solver": OneOf(("dop853", "released")),
+        },
+    ),
+    "forced-pendulum": Source(
+        forced_pendulum,
+        "predict angle and velocity of a driven pendulum one sample ahead",
+        {
+            "n": Integer(low=20, high=100_000),
+            "length": Integer(low=1, high=100_000),
+            "damping": Real(low=0, high=100),
+            "force": Real(low=-100, high=100),
+        },
+    ),
 }

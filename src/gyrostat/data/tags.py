@@ -12,10 +12,10 @@ import numpy as np
 
 from .._checks import Integer, OneOf
 from .._errors import DataError
-from .catalogue import data_folder
+from .sequences import IGNORED
+from .source import data_folder
 
 PAD, UNKNOWN = 0, 1
-IGNORED = -100
 _LIMIT = 200_000_000
 
 

@@ -83,7 +83,7 @@ def usual_options(model: str, length: int) -> dict[str, Any]:
 
 
 class SequenceModel(nn.Module):
-    """Recurrent layer and linear head; reads the last valid step, or every step for ``task="predict"``.
+    """Recurrent layer and linear head; reads the last valid step, or every step for ``predict`` and ``tag``.
 
     Args:
         config: Sizes, kind and options.
@@ -123,7 +123,7 @@ class SequenceModel(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Logits or targets of a batch."""
         output, final = self._run(x, lengths)
-        if self.config.task == "predict":
+        if self.config.task in ("predict", "tag"):
             return self.head(output)
         return self.head(final)
 
