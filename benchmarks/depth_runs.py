@@ -1,13 +1,14 @@
 """Real runs of the networks of continuous depth: direct against refined, changed graphs, compression.
 
-    GYROSTAT_DATA=... python benchmarks/depth_runs.py fashion --limit 3000 --epochs 8 --out runs/fashion
-    GYROSTAT_DATA=... python benchmarks/depth_runs.py tagger --limit 3000 --epochs 8 --out runs/tagger
+    GYROSTAT_DATA=... python benchmarks/depth_runs.py fashion --limit 0 --epochs 4 --channels 4 --out runs/fashion
+    GYROSTAT_DATA=... python benchmarks/depth_runs.py tagger --limit 0 --epochs 8 --out runs/tagger
 
-Runs are resumable; tables are printed as markdown and kept as JSON beside the runs.
+Runs are resumable, and ``--only`` trains some of them; tables are printed as markdown and kept as JSON beside the runs.
 """
 
 import argparse
 import json
+import time
 import warnings
 from pathlib import Path
 
@@ -28,19 +29,30 @@ def table(title, columns, rows):
         print("| " + " | ".join(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row) + " |", flush=True)
 
 
-def test_tensors(data):
-    examples, rows = as_examples(data), data.split["test"]
+def test_tensors(data, limit):
+    examples, rows = as_examples(data), data.split["test"][:limit]
     return torch.from_numpy(examples.x[rows]), torch.from_numpy(examples.y[rows])
 
 
-def train_all(data, runs, out):
+def _cpu_seconds(args, name, started):
+    """Seconds of processor time, kept beside the run: a finished one is not trained again."""
+    path = args.out / name.replace(" ", "-") / "cpu-seconds.txt"
+    if not path.exists():
+        path.write_text(f"{time.process_time() - started:.1f}")
+    return float(path.read_text())
+
+
+def train_all(data, runs, args):
     models, rows = {}, []
     for name, (net, config) in runs.items():
-        run = train_levels(data, net, config, out / name.replace(" ", "-"), source=data.name)
+        if args.only and name not in args.only.split(","):
+            continue
+        started = time.process_time()
+        run = train_levels(data, net, config, args.out / name.replace(" ", "-"), source=data.name, device="cpu")
         models[name] = run.model
-        rows.append([name, run.result["parameters"], run.result["test_score"], run.result["seconds"]])
+        rows.append([name, run.result["parameters"], run.result["test_score"], _cpu_seconds(args, name, started)])
         print(rows[-1], flush=True)
-    table("Training", ["run", "parameters", "test accuracy", "seconds"], rows)
+    table("Training", ["run", "parameters", "test accuracy", "CPU seconds"], rows)
     return models, rows
 
 
@@ -67,8 +79,9 @@ def fashion(args):
 
     def net(basis, solver):
         return NetConfig(
-            "image", 10, 1, basis=f"piecewise_constant:{basis}", solver=solver, channels=8, segments=2, scale=2.0
-        )
+            "image", 10, 1, basis=f"piecewise_constant:{basis}", solver=solver, channels=args.channels, segments=2,
+            scale=2.0,
+        )  # fmt: skip
 
     def config(refine_at=()):
         how = TrainConfig(
@@ -83,8 +96,8 @@ def fashion(args):
         "rk4 refined": (net(1, "rk4"), config(grow)),
         "rk4 direct": (net(8, "rk4"), config()),
     }
-    models, trained = train_all(data, runs, args.out)
-    x, y = test_tensors(data)
+    models, trained = train_all(data, runs, args)
+    x, y = test_tensors(data, args.test)
     found = {"trained": trained, "manifestation": {}, "compression": {}}
     for name, model in models.items():
         report = manifestation_report(
@@ -119,10 +132,8 @@ def tagger(args):
         )  # fmt: skip
         return Levels(how, refine_at=refine_at)
 
-    models, trained = train_all(
-        data, {"refined to 8": (net(1), config(grow)), "direct 8": (net(8), config())}, args.out
-    )
-    x, y = test_tensors(data)
+    models, trained = train_all(data, {"refined to 8": (net(1), config(grow)), "direct 8": (net(8), config())}, args)
+    x, y = test_tensors(data, args.test)
     found = {"trained": trained, "bases": {}, "shortened": {}}
     for name, model in models.items():
         words = [f"piecewise_constant:{k}" for k in (1, 2, 3, 4, 6, 8)]
@@ -143,6 +154,9 @@ def main():
     parser.add_argument("run", choices=["fashion", "tagger"])
     parser.add_argument("--limit", type=int, default=3000, help="training examples; 0 for all")
     parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--channels", type=int, default=8)
+    parser.add_argument("--test", type=int, default=2000, help="test examples for changed graphs and bases")
+    parser.add_argument("--only", default="", help="names of the runs to train, with commas between")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/depth"))
     args = parser.parse_args()

@@ -44,7 +44,7 @@ def test_levels_follow_their_epochs_and_every_one_loads(tmp_path):
     assert [config.config.lr_at(e) for e in (0, 1, 2, 3)] == pytest.approx([0.1, 0.1, 0.01, 0.01])
     block = blocks(model)["blocks.0"]
     assert (block.basis.K, block.n_steps) == (2, 2)
-    for name, k in (("level-1", 1), ("level-2", 2), ("level-4", 4), ("model", 2)):
+    for name, k in (("level-1-k1", 1), ("level-2-k2", 2), ("level-3-k4", 4), ("model", 2)):
         loaded, facts = load_levels(tmp_path / f"{name}.safetensors")
         assert [b.basis.K for b in blocks(loaded).values()] == [k]
         assert facts["net"]["channels"] == 2
@@ -156,3 +156,41 @@ def test_the_verbs_train_compress_and_export(tmp_path, capsys, monkeypatch):
         assert "Traceback" not in said
     assert not (tmp_path / "x").exists()
     assert not (tmp_path / "y").exists()
+
+
+def test_a_plan_that_cannot_be_followed_is_refused_before_training(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    start = "train-depth digits:layout=8x8 --channels 2 --segments 1 --solver euler --quiet --out run "
+    for bad, words in (
+        ("--epochs 3 --refine-at 2,30", "epoch 30, but the run has 3"),
+        ("--epochs 3 --project-at 2", "cannot be halved"),
+        ("--epochs 3 --refine-at 2 --project-at 2", "take one of the two"),
+        ("--epochs 1 --device nowhere", "--device nowhere: is not available"),
+    ):
+        assert call(start + bad) == 2, bad
+        said = capsys.readouterr().err
+        assert words in said
+        assert "Traceback" not in said
+        assert not (tmp_path / "run").exists()
+    plan = levels(epochs=5, refine_at=(2, 3), project_at=(5,)).plan("hat:2")
+    assert [b.K for b in plan] == [2, 3, 5, 2]
+
+
+def test_compress_measures_only_on_data_the_network_reads(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train_levels(toy(), NET, levels(epochs=1), tmp_path / "run", source="toy")
+    for data, words in (("digits:layout=8x8", "same layout"), ("digits:layout=64x1", "not images")):
+        assert call(f"compress run --tol 0.1 --data {data} --out small --quiet") == 2
+        assert words in capsys.readouterr().err
+    (tmp_path / "model.onnx").write_bytes(b"0" * 64)
+    assert call("compress model.onnx --tol 0.1 --data digits --out small") == 2
+    assert "name a run directory" in capsys.readouterr().err
+
+
+def test_an_exported_file_names_no_path_and_adds_little_to_the_weights(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    train_levels(toy(), NET, levels(epochs=1), tmp_path / "run", source="toy")
+    assert call("export run --out model.onnx") == 0
+    written = (tmp_path / "model.onnx").read_bytes()
+    assert b".py" not in written

@@ -38,8 +38,8 @@ def solver_and_steps(word: str | None) -> tuple[str | None, int | None]:
     return name or None, int(steps) if steps else None
 
 
-def test_part(spec: str, limit: int, seed: int) -> tuple[Any, Any]:
-    """Inputs and targets of the first test examples."""
+def test_part(spec: str, facts: dict[str, Any], limit: int, seed: int) -> tuple[Any, Any]:
+    """Inputs and targets of the first test examples, of a set that the network of a run can read."""
     from .._errors import ArgumentError
     from ..train.levels import as_examples
 
@@ -48,6 +48,14 @@ def test_part(spec: str, limit: int, seed: int) -> tuple[Any, Any]:
     import torch
 
     data = as_examples(open_depth_data(spec, seed))
+    shape, classes, images = facts.get("shape"), facts["net"]["outputs"], facts["net"]["kind"] == "image"
+    if images and shape and list(data.x.shape[1:]) != shape:
+        raise ArgumentError(
+            f"--data {spec}: has examples of {tuple(data.x.shape[1:])}, the run was trained on {tuple(shape)}; "
+            "name the data set with the same layout"
+        )
+    if images != (data.task == "classify") or int(data.y.max()) >= classes:
+        raise ArgumentError(f"--data {spec}: does not fit a network of {classes} classes")
     rows = data.split["test"][:limit]
     return torch.from_numpy(data.x[rows]), torch.from_numpy(data.y[rows])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pkgutil
 import sys
+import warnings
 from pathlib import Path
 
 import cyclopts
@@ -48,9 +49,11 @@ def run(argv: list[str] | None = None) -> int:
     """Run one command line; the exit code comes back instead of ending the process."""
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        code = build_app()(
-            argv, exit_on_error=False, print_error=False, error_console=errors, result_action="return_value"
-        )
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: _say(errors, str(message), kind="warning")
+            code = build_app()(
+                argv, exit_on_error=False, print_error=False, error_console=errors, result_action="return_value"
+            )
     except cyclopts.CycloptsError as error:
         _say(errors, str(error))
         return 2

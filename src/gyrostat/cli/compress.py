@@ -63,7 +63,7 @@ def compress(
     model, facts = load_levels(run)
     scheme, steps = solver_and_steps(solver)
     target = None if basis is None else parse_basis(basis)
-    x, y = examples(data or facts.get("source", ""), limit, seed)
+    x, y = examples(data or facts.get("source", ""), facts, limit, seed)
     folder = out_folder(out, force, "report.json")
     trained = blocks(model)
     with warnings.catch_warnings(record=True) as caught:
@@ -109,6 +109,9 @@ def compress(
             f"{before['accuracy']:.4f} -> {after['accuracy']:.4f}, {before['milliseconds']:.1f} -> "
             f"{after['milliseconds']:.1f} ms per batch; {folder / 'report.html'}"
         )
+        if result["ratio"] == 1 and tol is not None:
+            least = min((c["error"] for c in curve[:-1]), default=None)
+            print(f"no smaller basis is within --tol {tol:g}" + (f"; the least error is {least:.3g}" if least else ""))
     return 0
 
 
@@ -150,10 +153,12 @@ def _page(folder: Path, result: dict[str, Any], family: str) -> None:
     left.axhline(before["accuracy"], linestyle=":", color="0.5")
     low, high = left.get_ylim()
     # a thousandth must not look like a cliff
-    left.set_ylim(min(low, (low + high) / 2 - 0.025), max(high, (low + high) / 2 + 0.025))
+    left.set_ylim(min(low, (low + high) / 2 - 0.025), min(max(high, (low + high) / 2 + 0.025), 1.001))
     left.set(xlabel="basis functions K", ylabel="accuracy", title="Accuracy (dotted: as trained)")
     right.plot(sizes, [c["error"] for c in curve], **style(1))
     right.set(xlabel="basis functions K", ylabel="relative L2 error", title="Worst parameter")
+    for ax in (left, right):
+        ax.set_xticks(sizes)
     page.figure(figure, f"The family {family.partition(':')[0]} with fewer functions, steps as trained, no retraining.")
     page.heading("Blocks")
     page.table(

@@ -24,7 +24,7 @@ def export(
         run: Run directory of gyrostat train-depth, or one of its model files (gyrostat compress writes one too).
         out: File to write, ending in .onnx or .pt2.
         solver: Scheme and steps of the exported network, such as euler:4; as trained when left out.
-        image_size: Height and width of the images; 28 or what the run's data has when left out.
+        image_size: Height and width of the images; as in the run's data when left out.
         json: Print the result as JSON.
         force: Replace an existing file.
     """

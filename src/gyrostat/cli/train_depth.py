@@ -47,8 +47,8 @@ def train_depth(
     """Train a ContinuousNet on images or a continuous-depth tagger; the same line again goes on after an interruption.
 
     Example: gyrostat train-depth digits:layout=8x8 --refine-at 5,10 --epochs 15 --channels 8 --segments 2
-    Takes about a minute for the example, hours for full image sets on a CPU. Progress is shown, metrics go to
-    OUT/metrics.jsonl, each finished level to OUT/level-K.safetensors.
+    Takes seconds for the example, hours for full image sets on a CPU. Progress is shown, metrics go to
+    OUT/metrics.jsonl, each finished level to OUT/level-NUMBER-kK.safetensors.
 
     Args:
         data: An image set read by rows (digits:layout=8x8, fashion-mnist:layout=rows) or ud-english-ewt.
@@ -112,6 +112,7 @@ def train_depth(
         scale=scale, channels=channels, segments=segments, variant=variant, skip_init=skip_init, embed_dim=embed_dim,
         num_heads=num_heads, dropout=dropout, max_length=opened.x.shape[1] if tagged else 512,
     )  # fmt: skip
+    levels.plan(net.basis)
     net.build()
     how = make_strategy(strategy)
     folder, first = open_run(out, force, device, mixed_precision, tensorboard)

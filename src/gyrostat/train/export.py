@@ -74,6 +74,17 @@ def _pt2(model: nn.Module, example: Tensor, path: Path, dynamic: Any) -> Any:
     return torch.export.load(path).module()
 
 
+def _strip(path: Path) -> None:
+    """Drop what the exporter notes beside the graph: stack traces of this machine, several times the weights in size."""
+    import onnx
+
+    file = onnx.load(path)
+    for part in (file, file.graph, *file.graph.node, *file.graph.initializer, *file.functions):
+        del part.metadata_props[:]
+    del file.graph.value_info[:]
+    onnx.save(file, path)
+
+
 def _onnx(model: nn.Module, example: Tensor, path: Path, dynamic: Any) -> Any:
     try:
         import onnxruntime
@@ -89,6 +100,7 @@ def _onnx(model: nn.Module, example: Tensor, path: Path, dynamic: Any) -> Any:
             model, (example,), str(path), dynamo=True, dynamic_shapes=dynamic, external_data=False, verbose=False
         )
     log.setLevel(level)
+    _strip(path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])

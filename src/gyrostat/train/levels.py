@@ -24,6 +24,7 @@ from ..depth.change import blocks, match_checkpoint, project, refine
 from ..depth.convnet import ContinuousNet
 from ..depth.optim import refine_optimizer
 from ..depth.transformer import ContinuousTagger
+from ..numerics.basis import Basis
 from ..numerics.families import parse_basis
 from ..perturb.strategy import Strategy
 from .config import TrainConfig
@@ -101,9 +102,30 @@ class Levels:
         for name in ("refine_at", "project_at"):
             for epoch in getattr(self, name):
                 Integer(low=1).check(name, epoch, "train")
+        late = [epoch for epoch in (*self.refine_at, *self.project_at) if epoch > self.config.epochs]
+        if late:
+            raise ArgumentError(
+                f"train: the level is to change in epoch {max(late)}, but the run has {self.config.epochs}; "
+                "drop it from refine_at or project_at, or raise epochs"
+            )
         twice = set(self.refine_at) & set(self.project_at)
         if twice:
             raise ArgumentError(f"train: epoch {min(twice)} is in refine_at and in project_at; take one of the two")
+
+    def plan(self, basis: str) -> list[Basis]:
+        """The basis of every level that a run passes through, the first one included.
+
+        Args:
+            basis: The basis at the start, as one word.
+
+        Raises:
+            ArgumentError: A level that cannot be halved.
+        """
+        found = [parse_basis(basis)]
+        for epoch in sorted({*self.refine_at, *self.project_at}):
+            last = found[-1]
+            found.append(last.refine()[0] if epoch in self.refine_at else halved(last, epoch))
+        return found
 
     def facts(self) -> dict[str, Any]:
         """What a run directory records of it."""
@@ -123,12 +145,7 @@ class Levels:
             return refine(model, noise=self.refine_noise, generator=generator)
         if epoch + 1 not in self.project_at:
             return model
-        halves = {}
-        for name, block in blocks(model).items():
-            half = block.basis.K // 2
-            if not block.basis.fits(half):
-                raise ArgumentError(f"train: project_at={epoch + 1}: {block.basis!r} cannot be halved to K = {half}")
-            halves[name] = block.basis.resized(half)
+        halves = {name: halved(block.basis, epoch + 1) for name, block in blocks(model).items()}
         steps = {name: max(block.n_steps // 2, 1) for name, block in blocks(model).items()}
         model = project(model, halves)
         for name, block in blocks(model).items():
@@ -141,9 +158,20 @@ class Levels:
             return refine_optimizer(getattr(old, "optimizer", old), model, changed, carry=True)
         return self.config.make_optimizer(changed)
 
-    def file(self, model: nn.Module) -> str:
-        """Where the finished level is kept."""
-        return f"level-{size_of(model)}.safetensors"
+    def file(self, model: nn.Module, epoch: int) -> str:
+        """Where the level that ends before an epoch, counted from 0, is kept."""
+        number = sum(at <= epoch for at in (*self.refine_at, *self.project_at)) + 1
+        return f"level-{number}-k{size_of(model)}.safetensors"
+
+
+def halved(basis: Basis, epoch: int) -> Basis:
+    """The same family with half of the functions, for the start of an epoch counted from 1."""
+    if not basis.fits(basis.K // 2):
+        raise ArgumentError(
+            f"train: project_at={epoch}: {basis!r} cannot be halved to K = {basis.K // 2}; start from a larger basis, or "
+            "refine before"
+        )
+    return basis.resized(basis.K // 2)
 
 
 @dataclass(frozen=True)
@@ -198,8 +226,8 @@ def train_levels(
         data: Images row by row, or tagged sentences.
         net: What to train.
         levels: How, and when it grows.
-        folder: Run directory, as of :func:`gyrostat.train.loop.train`, and ``level-K.safetensors`` for each finished
-            level.
+        folder: Run directory, as of :func:`gyrostat.train.loop.train`, and ``level-1-k1.safetensors`` (number and K)
+            for each finished level.
         strategy: How a batch becomes a loss.
         on_epoch: Called with the metrics of each finished epoch.
         on_step: Called after each step with the progress and the steps of an epoch.
@@ -211,8 +239,11 @@ def train_levels(
         CheckpointError: ``folder`` holds a run of other settings.
         NonFiniteError: The loss became NaN or Inf.
     """
+    examples = as_examples(data)
+    levels.plan(net.basis)
+    about = {"source": source, "shape": list(examples.x.shape[1:])}
     return train(
-        as_examples(data), net, levels.config, folder, strategy=strategy, growth=levels, about={"source": source},
+        examples, net, levels.config, folder, strategy=strategy, growth=levels, about=about,
         on_epoch=on_epoch, on_step=on_step, record=lambda model: {"K": size_of(model)}, device=device,
         tensorboard=tensorboard,
     )  # fmt: skip
@@ -227,11 +258,13 @@ def load_levels(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The trained network of a run directory, or of one of its files, whatever its level.
 
     Args:
-        path: Run directory, or a ``model.safetensors`` or ``level-K.safetensors`` in one.
+        path: Run directory, or a ``model.safetensors`` or ``level-...safetensors`` in one.
 
     Raises:
         CheckpointError: Not a network of continuous depth.
     """
+    if path.is_file() and path.suffix != ".safetensors":
+        raise CheckpointError(f"{path}: name a run directory, or a .safetensors file in one")
     tensors, facts = load_state(path / "model.safetensors" if path.is_dir() else path)
     try:
         model = NetConfig(**facts["net"]).build()

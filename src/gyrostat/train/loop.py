@@ -39,7 +39,7 @@ class Growth(Protocol):
     def at(self, model: nn.Module, epoch: int) -> nn.Module: ...  # noqa: D102
     def optimizer(self, old: Any, model: nn.Module, changed: nn.Module) -> torch.optim.Optimizer: ...  # noqa: D102
     def facts(self) -> dict[str, Any]: ...  # noqa: D102
-    def file(self, model: nn.Module) -> str: ...  # noqa: D102
+    def file(self, model: nn.Module, epoch: int) -> str: ...  # noqa: D102
 
 
 @dataclass
@@ -151,7 +151,7 @@ def train(
             changed = plain if growth is None or progress.step else growth.at(plain, epoch)
             if growth is not None and changed is not plain:
                 if accelerator.is_main_process:
-                    save_state(folder / growth.file(plain), plain.state_dict(), facts)
+                    save_state(folder / growth.file(plain, epoch), plain.state_dict(), facts)
                 optimizer = growth.optimizer(optimizer, plain, changed)
                 plain = changed
                 model, optimizer = accelerator.prepare(changed, optimizer)
