@@ -18,14 +18,20 @@ def run_cell(
     dt: Step,
     extras: State,
     active: Tensor | None,
+    *,
+    wanted: int | None = None,
+    memory: str = "auto",
 ) -> tuple[State, State]:
-    """The time loop: ``x (T, B, F)`` to all states ``(T, B, H)`` and the last ones ``(B, H)``.
+    """The time loop: ``x (T, B, F)`` to the states ``(T, B, H)`` and the last ones ``(B, H)``.
 
-    ``active (T, B or 1, 1)`` says where the state moves; elsewhere it is held.
+    ``active (T, B or 1, 1)`` says where the state moves; elsewhere it is held. ``wanted`` is how many of the states are
+    returned as sequences, all by default; ``memory`` is for the fused runners, this loop keeps what autograd keeps.
     """
     per_step = isinstance(dt, Tensor) and dt.ndim == 3
+    wanted = len(state) if wanted is None else wanted
     weights = cell.prepare(parameters, None if per_step else dt)
-    streams = [x, *extras, *([dt] if per_step else []), *([active] if active is not None else [])]
+    streams: list[Any] = [x, *cell.draws(extras, state[0])]
+    streams += ([dt] if per_step else []) + ([active] if active is not None else [])
 
     def advance(state: State, inputs: tuple[Tensor, ...]) -> State:
         inputs, held = (inputs[:-1], inputs[-1]) if active is not None else (inputs, None)
@@ -34,12 +40,13 @@ def run_cell(
         return new if held is None else tuple(torch.where(held, n, s) for n, s in zip(new, state))
 
     if torch.compiler.is_compiling():
-        return _scan(advance, state, streams)
+        sequences, last = _scan(advance, state, streams)
+        return sequences[:wanted], last
     history: list[State] = []
     for x_t, *rest in zip(*(s.unbind(0) for s in streams)):
         # a copy of its own, because matrix products may round differently on memory that is aligned differently
         state = advance(state, (x_t.clone(), *rest))
-        history.append(state)
+        history.append(state[:wanted])
     return tuple(torch.stack(h) for h in zip(*history)), state
 
 

@@ -102,11 +102,15 @@ class Cell(ABC):
         """The equation: input ``(B, F)`` and state ``(B, H)`` to the next state."""
 
     def extras(self, steps: int, state: Tensor, training: bool, **options: Any) -> State:
-        """Further inputs of each step, ``(T, B, ...)`` each: noise, for the cells that have some."""
+        """Further inputs of each step, ``(T, ...)`` each: noise or its seeds, for the cells that have some."""
         if options:
             name = sorted(options)[0]
             raise TypeError(f"{type(self).__name__}: forward() got an unexpected keyword argument {name!r}")
         return ()
+
+    def draws(self, extras: State, state: Tensor) -> State:
+        """What ``step`` takes as its ``extras``: the same, unless ``extras`` are seeds from which noise is drawn."""
+        return extras
 
     def step_size(self, parameters: dict[str, Tensor]) -> Step:
         """The step of the constructor, or the learned one."""

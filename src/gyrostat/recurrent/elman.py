@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._checks import OneOf, Real
+from ._cell_module import CellModule
 from .cell import NONLINEARITIES, Cell, State, Step, linear_reset
-from .layer import CellModule, Recurrent
+from .layer import Recurrent
 
 
 class ElmanRNNMath(Cell):

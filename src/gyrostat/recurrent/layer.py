@@ -9,6 +9,7 @@ Differs from the released code: there, a model read its input once, from zero, f
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn.utils.rnn import PackedSequence
 from .._checks import Boolean, Integer, OneOf, Real, check
 from .._errors import ArgumentError, ArgumentTypeError, ShapeError
 from . import kernels
+from ._cell_module import register_tensors
 from ._loop import run_cell
 from ._sequence import active_mask, check_dt, check_lengths, pack_like, reverse, unpack
 from .cell import Cell, State
@@ -30,6 +32,7 @@ _RULES = {
     "bidirectional": Boolean(),
     "dropout": Real(0, 1),
     "backend": OneOf(BACKENDS),
+    "memory": OneOf(("auto", "full", "low")),
 }
 
 
@@ -46,6 +49,8 @@ class Recurrent(nn.Module):
         dropout: Probability of dropout between layers.
         bidirectional: Add a second direction that starts at each sequence's own end.
         backend: ``"auto"`` takes a fused kernel where one exists, ``"reference"`` never, ``"fused"`` insists.
+        memory: What a fused training pass keeps: ``"full"`` all activations, ``"low"`` the state every 16 steps (the same
+            gradients bit for bit, a quarter more time), ``"auto"`` the first up to 512 MB for a layer.
         device: Where the parameters live.
         dtype: Their type.
         **cell_options: What the cell's constructor takes; ``dt`` may be a list, one per layer.
@@ -80,6 +85,7 @@ class Recurrent(nn.Module):
         dropout: float = 0.0,
         bidirectional: bool = False,
         backend: str = "auto",
+        memory: str = "auto",
         device: Any = None,
         dtype: torch.dtype | None = None,
         **cell_options: Any,
@@ -99,7 +105,7 @@ class Recurrent(nn.Module):
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout, self.bidirectional = bias, batch_first, float(dropout), bidirectional
         self.num_directions = 2 if bidirectional else 1
-        self.backend = backend
+        self.backend, self.memory = backend, memory
         steps = cell_options.pop("dt", None)
         self.cells: list[Cell] = []
         for k in range(num_layers):
@@ -107,10 +113,9 @@ class Recurrent(nn.Module):
             own = {} if steps is None else {"dt": _of_layer(steps, k, num_layers, name)}
             self.cells.append(kind(size, hidden_size, bias=bias, **own, **cell_options))
             for suffix in self._suffixes(k):
-                _register(self, self.cells[k], suffix, device, dtype)
+                register_tensors(self, self.cells[k], suffix, device, dtype)
         self.reset_parameters()
-        if backend == "fused" and self._runner()[0] is None:
-            raise ArgumentError(f"{name}: backend 'fused' is not available: {self._runner()[1]}; use backend='auto'")
+        self._runner()  # backend="fused" refuses here what it cannot do
 
     def _suffixes(self, k: int) -> list[str]:
         return [f"_l{k}", f"_l{k}_reverse"][: self.num_directions]
@@ -133,15 +138,20 @@ class Recurrent(nn.Module):
         """Nothing to do; here so that code written for ``nn.LSTM`` runs."""
 
     def _runner(self) -> tuple[Any, str]:
-        return (
-            (None, "backend='reference' was asked for") if self.backend == "reference" else kernels.find(self.cells[0])
-        )
+        own = next(self.parameters())
+        if self.backend == "reference":
+            return run_cell, "reference: backend='reference' was asked for"
+        runner, reason = kernels.find(self.cells[0], own.dtype, own.device)
+        if runner is None and self.backend == "fused":
+            raise ArgumentError(
+                f"{type(self).__name__}: backend 'fused' is not available: {reason}; use backend='auto'"
+            )
+        return (run_cell, f"reference: {reason}") if runner is None else (runner, f"fused: {reason}")
 
     @property
     def backend_in_use(self) -> str:
-        """``"fused"`` or ``"reference: <why>"``."""
-        runner, reason = self._runner()
-        return "fused" if runner is not None else f"reference: {reason}"
+        """``"fused: <by what>"`` or ``"reference: <why>"``."""
+        return self._runner()[1]
 
     def forward(
         self,
@@ -150,6 +160,7 @@ class Recurrent(nn.Module):
         *,
         lengths: Tensor | list[int] | None = None,
         dt: float | Tensor | None = None,
+        sequence: bool = True,
         **options: Any,
     ) -> tuple[Any, Any]:
         """Run whole sequences.
@@ -159,19 +170,22 @@ class Recurrent(nn.Module):
             state: Initial state ``(num_layers * D, B, H)``, a tuple of them for cells of several states; zero if absent.
             lengths: Length of each sequence of a padded batch; whatever stands in the padding is never seen.
             dt: Step instead of the constructor's: a number, ``(T,)`` or ``(B, T)``; 0 holds the state.
+            sequence: ``False`` when only the state after the sequence is of use: the output is ``None`` and is never
+                built, which is faster and, in evaluation, needs no memory that grows with T.
             **options: What the cell takes beside (noise).
 
         Returns:
             The output of the last layer, zero in padding, and the state after each sequence's last valid step.
         """
-        sequences, final, packed, batched = self._run(x, state, lengths, dt, options)
-        output = self._leave(sequences[0], batched, packed)
+        sequences, final, packed, batched = self._run(x, state, lengths, dt, options, int(sequence))
+        output = self._leave(sequences[0], batched, packed) if sequence else None
         return output, self._leave_state(final, batched)
 
     def forward_states(self, x: Any, state: Any = None, **options: Any) -> tuple[Any, ...]:
         """Like calling the layer, with the sequences of all states of the top layer before the final state."""
         lengths, dt = options.pop("lengths", None), options.pop("dt", None)
-        sequences, final, packed, batched = self._run(x, state, lengths, dt, options)
+        wanted = len(self.cells[0].states)
+        sequences, final, packed, batched = self._run(x, state, lengths, dt, options, wanted)
         return (*(self._leave(s, batched, packed) for s in sequences), self._leave_state(final, batched))
 
     def step(
@@ -195,7 +209,7 @@ class Recurrent(nn.Module):
             self.batch_first = batch_first
         return output[0], state
 
-    def _run(self, x: Any, state: Any, lengths: Any, dt: Any, options: dict[str, Any]) -> tuple[Any, ...]:
+    def _run(self, x: Any, state: Any, lengths: Any, dt: Any, options: dict[str, Any], wanted: int) -> tuple[Any, ...]:
         name = type(self).__name__
         packed = x if isinstance(x, PackedSequence) else None
         if packed is not None:
@@ -224,25 +238,28 @@ class Recurrent(nn.Module):
             if not self.cells[0].time_step:
                 raise ArgumentError(f"{name}: dt must be None, this recurrence has no time step")
             dt = check_dt(dt, T, B, states[0])
-        D = self.num_directions
+        runner, D = self._runner()[0], self.num_directions
         final: list[State] = []
         sequences: State = ()
-        for k, cell in enumerate(self.cells):
+        for k in range(self.num_layers):
             found = []
             for backward in range(D):
                 start = tuple(s[k * D + backward].clone() for s in states)
-                found.append(self._direction(k, cell, bool(backward), x, start, lengths, dt, options))
+                # the layers above read one sequence; the top gives what is wanted
+                run = partial(runner, wanted=wanted if k + 1 == self.num_layers else 1, memory=self.memory)
+                found.append(self._direction(run, k, bool(backward), x, start, lengths, dt, options))
                 final.append(found[-1][1])
             sequences = tuple(torch.cat(s, -1) if D == 2 else s[0] for s in zip(*(f[0] for f in found)))
-            x = sequences[0]  # (T, B, D*H)
+            x = sequences[0] if sequences else x  # (T, B, D*H)
             if self.dropout and k + 1 < self.num_layers:
                 x = F.dropout(x, self.dropout, self.training)
         return sequences, tuple(torch.stack(s) for s in zip(*final)), packed, batched
 
     def _direction(
-        self, k: int, cell: Cell, backward: bool, x: Tensor, state: State, lengths: Tensor | None, dt: Any, options: Any
+        self, run: Any, k: int, backward: bool, x: Tensor, state: State, lengths: Tensor | None, dt: Any, options: Any
     ) -> tuple[State, State]:
         T, B = x.shape[:2]
+        cell = self.cells[k]
         parameters = self.parameters_of(k, backward)
         extras = cell.extras(T, state[0], self.training, **options)
         if T == 0:
@@ -256,8 +273,7 @@ class Recurrent(nn.Module):
             x = reverse(x, lengths)
             own = reverse(own, lengths) if isinstance(own, Tensor) and own.ndim == 3 else own
             active = reverse(active, lengths) if active is not None else None
-        runner = self._runner()[0] or run_cell
-        sequences, last = runner(cell, parameters, x, state, own, extras, active)
+        sequences, last = run(cell, parameters, x, state, own, extras, active)
         if inside is not None:
             sequences = tuple(
                 torch.where(inside, s, torch.zeros((), dtype=s.dtype, device=s.device)) for s in sequences
@@ -323,63 +339,9 @@ class Recurrent(nn.Module):
         return ", ".join(words)
 
 
-def _register(module: nn.Module, cell: Cell, suffix: str, device: Any, dtype: torch.dtype | None) -> None:
-    for key, shape in cell.parameter_shapes().items():
-        module.register_parameter(key + suffix, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
-    for key, (shape, own) in cell.buffer_shapes().items():
-        module.register_buffer(key + suffix, torch.empty(shape, device=device, dtype=own or dtype))
-
-
 def _of_layer(dt: Any, k: int, num_layers: int, name: str) -> Any:
     if not isinstance(dt, (list, tuple)):
         return dt
     if len(dt) != num_layers:
         raise ArgumentError(f"{name}: dt must be a number or one per layer ({num_layers}), got {len(dt)}")
     return dt[k]
-
-
-class CellModule(nn.Module):
-    """One step of a cell as a module with plain parameter names; base of the public ``...Cell`` classes."""
-
-    cell_class: ClassVar[type[Cell]]
-
-    def __init__(
-        self, input_size: int, hidden_size: int, *, device: Any = None, dtype: Any = None, **options: Any
-    ) -> None:
-        super().__init__()
-        self.cell = self.cell_class(input_size, hidden_size, **options)
-        self.input_size, self.hidden_size = input_size, hidden_size
-        _register(self, self.cell, "", device, dtype)
-        self.reset_parameters()
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw all parameters anew, as the paper of the cell does."""
-        with torch.no_grad():
-            self.cell.reset({n: getattr(self, n).data for n in self.cell.tensor_names()}, generator)
-
-    def forward(self, x: Tensor, state: Any = None, *, dt: Any = None, **options: Any) -> Any:
-        """One step: ``(B, F)`` or ``(F,)`` and the state to the new state; several states come as a tuple."""
-        name = type(self).__name__
-        if x.ndim not in (1, 2):
-            raise ArgumentError(f"{name}: Expected input to be 1D or 2D, got {x.ndim}D instead")
-        if x.shape[-1] != self.input_size:
-            raise ShapeError(f"{name}: input.size(-1) must be {self.input_size}, got {x.shape[-1]}")
-        rows = x if x.ndim == 2 else x[None]
-        names = self.cell.states
-        if state is None:
-            states: State = (rows.new_zeros(rows.shape[0], self.hidden_size),) * len(names)
-        else:
-            given = (state,) if isinstance(state, Tensor) else tuple(state)
-            want = (*x.shape[:-1], self.hidden_size)
-            if len(given) != len(names) or any(tuple(s.shape) != want for s in given):
-                raise ShapeError(f"{name}: Expected {len(names)} state(s) of size {want}")
-            states = given if x.ndim == 2 else tuple(s[None] for s in given)
-        parameters = {k: getattr(self, k) for k in self.cell.tensor_names()}
-        if dt is not None:
-            dt = check_dt(dt[:, None] if isinstance(dt, Tensor) and dt.ndim == 1 else dt, 1, rows.shape[0], rows)
-        size = self.cell.step_size(parameters) if dt is None else dt
-        extras = self.cell.extras(1, states[0], self.training, **options)
-        active = active_mask(1, rows.shape[0], None, 1.0 if dt is None else size, rows.device)
-        _, new = run_cell(self.cell, parameters, rows[None], states, size, extras, active)
-        new = new if x.ndim == 2 else tuple(s[0] for s in new)
-        return new[0] if len(new) == 1 else new

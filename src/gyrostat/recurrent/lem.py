@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._checks import Real
+from ._cell_module import CellModule
 from .cell import Cell, State, Step
-from .layer import CellModule, Recurrent
+from .layer import Recurrent
 
 
 class LEMMath(Cell):
@@ -70,6 +71,7 @@ class LEM(Recurrent):
         dt: Largest step Δt, a number or one per layer. The guarantees of the paper want 0 < Δt ≤ 1; about c/T keeps
             gradients from vanishing over T steps.
         backend: ``"auto"``, ``"reference"`` or ``"fused"``.
+        memory: ``"auto"``, ``"full"`` or ``"low"``: what a fused training pass keeps.
         device: Where the parameters live.
         dtype: Their type.
 
@@ -105,12 +107,13 @@ class LEM(Recurrent):
         bidirectional: bool = False,
         dt: float | tuple[float, ...] | list[float] = 1.0,
         backend: str = "auto",
+        memory: str = "auto",
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
             input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
-            bidirectional=bidirectional, backend=backend, device=device, dtype=dtype, dt=dt,
+            bidirectional=bidirectional, backend=backend, memory=memory, device=device, dtype=dtype, dt=dt,
         )  # fmt: skip
 
     @classmethod

@@ -24,8 +24,9 @@ from .._errors import ArgumentError
 from ..analysis.rates import slope_rate
 from ..analysis.stability import StabilityCertificate, stability_certificate
 from ..numerics.tableau import rk_step, tableau
+from ._cell_module import CellModule
 from .cell import LIPSCHITZ_CONSTANTS, NONLINEARITIES, Cell, State, Step, linear_reset
-from .layer import CellModule, Recurrent
+from .layer import Recurrent
 
 EXPLICIT = ("euler", "midpoint", "heun", "rk4_38")
 IMPLICIT = ("imex", "cn", "etd1")

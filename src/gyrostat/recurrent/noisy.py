@@ -20,8 +20,9 @@ from torch import Tensor
 
 from .._checks import OneOf, Real
 from .._errors import ArgumentError, ShapeError
+from ..numerics.philox import draw_seeds, normal, uniform
+from ._cell_module import CellModule
 from .cell import State, Step
-from .layer import CellModule
 from .lipschitz import LipschitzRNN, LipschitzRNNMath
 
 
@@ -63,7 +64,7 @@ class NoisyRNNMath(LipschitzRNNMath):
         noise: tuple[Tensor, Tensor] | None = None,
         **options: Any,
     ) -> State:
-        """The draws of all steps: ``(additive, factor)`` or ``(ξ,)``; none in evaluation, which consumes no randomness."""
+        """One seed per step, or the given ``(additive, factor)``; none in evaluation, which consumes no randomness."""
         if options:
             return super().extras(steps, state, training, **options)
         B, H = state.shape
@@ -72,22 +73,21 @@ class NoisyRNNMath(LipschitzRNNMath):
                 if given.shape != (steps, B, H):
                     raise ShapeError(f"noise must be two tensors of shape {(steps, B, H)}, got {tuple(given.shape)}")
             return tuple(n.to(state) for n in noise)
-        a, m = self.additive_noise, self.multiplicative_noise
-        if not training or (a == 0 and m == 0) or steps == 0:
-            return ()
+        silent = self.additive_noise == 0 and self.multiplicative_noise == 0
+        return () if not training or silent or steps == 0 else (draw_seeds(steps, state.device, generator),)
 
-        def draw(law: Any, *shape: int) -> Tensor:
-            # drawn step by step in float32 on the generator's device: streaming sees the same path as the whole pass
-            device = generator.device if generator is not None else state.device
-            return law(*shape, generator=generator, device=device, dtype=torch.float32).to(state)
-
+    def draws(self, extras: State, state: Tensor) -> State:
+        """Seeds to noise: ``(ξ,)`` or ``(additive, factor)``, the numbers that the fused kernels draw by themselves."""
+        if len(extras) != 1:
+            return extras
+        (seeds,) = extras
+        B, H = state.shape
         if self.noise_form == "sde":
-            return (torch.stack([draw(torch.randn, B, H if self.brownian == "diagonal" else 1) for _ in range(steps)]),)
-        additive, factor = [], []
-        for _ in range(steps):
-            additive.append(a * draw(torch.randn, B, H) if a else state.new_zeros(B, H))
-            factor.append(m * draw(torch.rand, B, H) + (1 - m) if m else state.new_ones(B, H))
-        return torch.stack(additive), torch.stack(factor)
+            return (normal(seeds, B, H if self.brownian == "diagonal" else 1, state),)
+        a, m = self.additive_noise, self.multiplicative_noise
+        additive = a * normal(seeds, B, H, state) if a else state.new_zeros(len(seeds), B, H)
+        factor = m * uniform(seeds, B, H, state) + (1 - m) if m else state.new_ones(len(seeds), B, H)
+        return additive, factor
 
     def step(self, weights: dict[str, Any], x: Tensor, state: State, dt: Step, extras: State = ()) -> State:
         if not extras:
@@ -141,13 +141,14 @@ class NoisyRNN(LipschitzRNN):
         *,
         lengths: Any = None,
         dt: Any = None,
+        sequence: bool = True,
         generator: torch.Generator | None = None,
         noise: Sequence[Tensor] | None = None,
     ) -> tuple[Any, Any]:
         """As :meth:`Recurrent.forward`; ``noise`` needs a single layer and direction."""
         if noise is not None and (self.num_layers > 1 or self.bidirectional):
             raise ArgumentError("NoisyRNN: noise can be injected into one layer and direction only; use generator=")
-        return super().forward(x, state, lengths=lengths, dt=dt, generator=generator, noise=noise)
+        return super().forward(x, state, lengths=lengths, dt=dt, sequence=sequence, generator=generator, noise=noise)
 
 
 class NoisyRNNCell(CellModule):

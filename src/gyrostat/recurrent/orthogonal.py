@@ -19,8 +19,9 @@ from torch import Tensor
 
 from .._checks import OneOf
 from ..numerics.operators import flow, skew_matrix, upper_triangle
+from ._cell_module import CellModule
 from .cell import Cell, State, Step
-from .layer import CellModule, Recurrent
+from .layer import Recurrent
 
 ACTIVATIONS = ("modrelu", "tanh", "relu", "identity")
 

@@ -18,8 +18,9 @@ from torch import Tensor
 from .._checks import Boolean, Integer, OneOf
 from .._errors import ArgumentError
 from ..numerics.operators import flow, flow_action, flux_to_operator, hodge, skew_matrix, upper_triangle
+from ._cell_module import CellModule
 from .cell import State, Step
-from .layer import CellModule, Recurrent
+from .layer import Recurrent
 from .orthogonal import FlowCell
 
 

@@ -1,24 +1,49 @@
 """Fused paths of the recurrent cells; the slow, obvious twin of each is the cell itself.
 
-The layer asks ``find(cell)`` for a runner with the signature of ``recurrent._loop.run_cell``; a runner that does not exist
-is a reason in words, never silence.
+``find(cell, dtype, device)`` answers with a runner, which has the signature of ``recurrent._loop.run_cell``, or with the
+reason in words why there is none. What runs on a device is one of the operators of ``ops``, for which that device has a
+kernel: ``native`` for the CPU. A cell enters an operator through its plan (``plans``).
 """
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 if TYPE_CHECKING:
     from ..cell import Cell
 
 Runner = Callable[..., Any]
-_RUNNERS: dict[type, Runner] = {}
+_SAID: set[str] = set()
 
 
-def find(cell: Cell) -> tuple[Runner | None, str]:
-    """The fused runner of ``cell``, or ``None`` and the reason why there is none."""
-    runner = _RUNNERS.get(type(cell))
-    if runner is None:
-        return None, f"no fused kernel is built for {cell.name or type(cell).__name__}"
-    return runner, "a fused kernel is registered"
+def find(cell: Cell, dtype: torch.dtype, device: torch.device) -> tuple[Runner | None, str]:
+    """The fused runner of ``cell`` for this type and device and what it runs on, or ``None`` and the reason why not."""
+    from . import native, plans
+    from .run import run_fused
+
+    if os.environ.get("GYROSTAT_BACKEND") == "reference":
+        return None, "GYROSTAT_BACKEND=reference"
+    _, reason = plans.plan(cell)
+    if reason:
+        return None, reason
+    kernels = {"cpu": native.available}
+    if device.type not in kernels:
+        return None, f"there is no fused kernel for the device {device.type!r}"
+    found, reason = kernels[device.type]()
+    if not found:
+        _say_once(reason)
+        return None, reason
+    if dtype not in (torch.float32, torch.float64):
+        return None, f"the fused kernels compute in float32 and float64, not {str(dtype).removeprefix('torch.')}"
+    return run_fused, reason
+
+
+def _say_once(reason: str) -> None:
+    if reason not in _SAID:
+        _SAID.add(reason)
+        logging.getLogger("gyrostat").warning("recurrent layers take the slow path: %s", reason)
