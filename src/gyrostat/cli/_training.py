@@ -10,7 +10,9 @@ from typing import Any
 
 def open_run(out: Path, force: bool, device: str | None, mixed_precision: str, tensorboard: bool) -> tuple[Path, bool]:
     """The run folder, cleared by the first process before any other looks into it; and whether this is the first."""
-    from .._errors import missing_extra
+    from accelerate.utils import broadcast_object_list
+
+    from .._errors import ArgumentError, missing_extra
     from ..train.devices import open_accelerator
     from ._shared import out_folder
 
@@ -20,45 +22,73 @@ def open_run(out: Path, force: bool, device: str | None, mixed_precision: str, t
         if importlib.util.find_spec("tensorboard") is None:
             raise missing_extra("tensorboard", "tensorboard", "--tensorboard")
     accelerator = open_accelerator(device, mixed_precision)
-    with accelerator.main_process_first():
-        if accelerator.is_main_process:
+    refusal: list[str | None] = [None]
+    if accelerator.is_main_process:
+        try:
             out_folder(out, force, "result.json")
+        except ArgumentError as error:
+            refusal = [str(error)]
+    if accelerator.num_processes > 1:
+        # the others wait for the answer: they may look into the folder only once it is cleared
+        broadcast_object_list(refusal)
+        if refusal[0] and not accelerator.is_main_process:
+            leave()
+            raise SystemExit(2)
+    if refusal[0]:
+        leave()
+        raise ArgumentError(refusal[0])
     return out, accelerator.is_main_process
 
 
 class Watch:
-    """The progress line of a training."""
+    """A progress line that follows the steps on a terminal; one line per epoch where stderr is a file."""
 
-    def __init__(self, progress: Any, label: str, epochs: int) -> None:
-        self._progress, self._epochs = progress, epochs
-        self._task = progress.add_task(label, total=None)
+    def __init__(self, epochs: int, progress: Any, task: Any) -> None:
+        self._epochs, self._progress, self._task = epochs, progress, task
         self._last = ""
 
     def step(self, run: Any, steps: int) -> None:
         """Called after each step."""
-        words = f"epoch {run.epoch + 1}/{self._epochs}  step {run.step}/{steps}  loss {run.loss_sum / run.step:.4f}"
-        self._progress.update(self._task, description=words + self._last)
+        if self._progress is not None:
+            words = f"epoch {run.epoch + 1}/{self._epochs}  step {run.step}/{steps}  loss {run.loss_sum / run.step:.4f}"
+            self._progress.update(self._task, description=words + self._last)
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Called after each epoch."""
         self._last = f"  validation {row['valid_score']:.4f} after epoch {row['epoch']}"
-        if not self._progress.console.is_terminal:
-            self._progress.console.print(
-                f"epoch {row['epoch']}/{self._epochs}  loss {row['train_loss']:.4f}  validation {row['valid_score']:.4f}"
+        if self._progress is None:
+            from ._shared import stderr
+
+            stderr.print(
+                f"epoch {row['epoch']}/{self._epochs}  loss {row['train_loss']:.4f}{self._last.split(' after')[0]}"
             )
 
 
-@contextmanager
-def watch(label: str, epochs: int, quiet: bool) -> Iterator[Watch]:
-    """The progress line on stderr while a training lasts; one line per epoch where stderr is a file."""
-    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+class Silence:
+    """The same without a word."""
 
+    def step(self, run: Any, steps: int) -> None:
+        """Called after each step."""
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """Called after each epoch."""
+
+
+@contextmanager
+def watch(label: str, epochs: int, quiet: bool) -> Iterator[Watch | Silence]:
+    """What a training shows on stderr while it lasts."""
     from ._shared import stderr
 
-    columns = (TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=stderr, disable=quiet, transient=True) as progress:
-        watched = Watch(progress, label, epochs)
-        yield watched
+    if quiet:
+        yield Silence()
+    elif not stderr.is_terminal:
+        stderr.print(label)
+        yield Watch(epochs, None, None)
+    else:
+        from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+        with Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=stderr) as progress:
+            yield Watch(epochs, progress, progress.add_task(label, total=None))
 
 
 def leave() -> None:
