@@ -97,6 +97,11 @@ _PUBLIC: dict[str, str] = {
     "fgsm": "perturb.attack",
     "robustness_curve": "perturb.curves",
     # transfer
+    "robust_accuracy": "transfer.adversarial",
+    "AdversarialTraining": "transfer.adversarial",
+    "stratified_subsets": "transfer.curve",
+    "learning_curve": "transfer.curve",
+    "fine_tune": "transfer.fine_tune",
     "influence_scores": "transfer.influence",
 }
 
@@ -193,4 +198,9 @@ if TYPE_CHECKING:
     from .sketch.svd import sketched_svd as sketched_svd
     from .sketch.svd import svd as svd
     from .sketch.warning import SketchWarning as SketchWarning
+    from .transfer.adversarial import AdversarialTraining as AdversarialTraining
+    from .transfer.adversarial import robust_accuracy as robust_accuracy
+    from .transfer.curve import learning_curve as learning_curve
+    from .transfer.curve import stratified_subsets as stratified_subsets
+    from .transfer.fine_tune import fine_tune as fine_tune
     from .transfer.influence import influence_scores as influence_scores

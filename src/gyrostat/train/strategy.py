@@ -16,6 +16,7 @@ from ..perturb.strategy import Strategy
 
 STRATEGIES = {
     "plain": "gyrostat.perturb.strategy:Plain",
+    "adversarial": "gyrostat.transfer.adversarial:AdversarialTraining",
 }
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import Boolean, Integer, OneOf, Real, check
-from .._errors import ArgumentError, ArgumentTypeError
+from .._errors import ArgumentError
 from .._memory import available_memory, plan_memory
 from .attribution import Influence
 from .curvature import ChosenParameters, Progress, curvature_operator, dense, solve_columns
@@ -35,7 +35,7 @@ from .head import (
     solve_cholesky,
     solve_pinv,
 )
-from .parts import head_inputs, head_name
+from .parts import head_inputs, head_name, labelled
 
 SOLVERS = ("auto", "cholesky", "pinv", "cg")
 _RULES = {
@@ -118,7 +118,7 @@ def influence_scores(
     if dtype not in (torch.float32, torch.float64):
         raise ArgumentError(f"{_WHERE}: dtype must be torch.float32 or torch.float64, got {dtype}")
     name = head_name(model, head, _WHERE)
-    (x, y), (xt, yt) = _samples(train, "train"), _samples(test, "test")
+    (x, y), (xt, yt) = labelled(train, _WHERE, "train"), labelled(test, _WHERE, "test")
     shift = l2 + damping
     if parameters == "head":
         layer: Any = model.get_submodule(name)
@@ -177,21 +177,11 @@ def _verdict(solved: Solved, solver: str, tol: float, dtype: torch.dtype, flatne
     return "; ".join(words) or "solved, at a minimum of the objective"
 
 
-def _samples(data: Any, name: str) -> tuple[Tensor, Tensor]:
-    if not isinstance(data, (tuple, list)) or len(data) != 2 or not all(isinstance(part, Tensor) for part in data):
-        raise ArgumentTypeError(f"{_WHERE}: {name} must be a pair of tensors (x, y)")
-    x, y = data
-    if len(x) != len(y) or len(y) == 0:
-        raise ArgumentError(f"{_WHERE}: {name} must hold as many inputs as labels, got {len(x)} and {len(y)}")
-    if y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool:
-        raise ArgumentTypeError(f"{_WHERE}: the labels of {name} must be integers (n,), got {y.dtype} {tuple(y.shape)}")
-    return x, y.long()
-
-
 def _check_labels(y: Tensor, classes: int, part: str) -> None:
-    if int(y.min()) < 0 or int(y.max()) >= classes:
-        wrong = int(y.min()) if int(y.min()) < 0 else int(y.max())
-        raise ArgumentError(f"{_WHERE}: {part} has the label {wrong}; the model has the classes 0 to {classes - 1}")
+    if int(y.max()) >= classes:
+        raise ArgumentError(
+            f"{_WHERE}: {part} has the label {int(y.max())}; the model has the classes 0 to {classes - 1}"
+        )
 
 
 def _logits(at: ChosenParameters, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from .._checks import nearest
-from .._errors import ArgumentError, ArgumentTypeError
+from .._errors import ArgumentError, ArgumentTypeError, NonFiniteError
 from ..perturb.attack import evaluation_mode
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -141,3 +141,19 @@ def head_inputs(model: nn.Module, head: str, x: Tensor, batch_size: int, where: 
     finally:
         handle.remove()
     return torch.cat(features), torch.cat(logits)
+
+
+def labelled(data: Any, where: str, name: str = "data") -> tuple[Tensor, Tensor]:
+    """``(x, y)`` with integer labels from 0; anything else is refused."""
+    if not isinstance(data, (tuple, list)) or len(data) != 2 or not all(isinstance(part, Tensor) for part in data):
+        raise ArgumentTypeError(f"{where}: {name} must be a pair of tensors (x, y)")
+    x, y = data
+    if len(x) != len(y) or len(y) == 0:
+        raise ArgumentError(f"{where}: {name} must hold as many inputs as labels, got {len(x)} and {len(y)}")
+    if y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool:
+        raise ArgumentTypeError(f"{where}: the labels of {name} must be integers (n,), got {y.dtype} {tuple(y.shape)}")
+    if int(y.min()) < 0:
+        raise ArgumentError(f"{where}: {name} has the label {int(y.min())}; labels are 0, 1, 2, ...")
+    if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+        raise NonFiniteError(f"{where}: the inputs of {name} hold NaN or Inf")
+    return x, y.long()
