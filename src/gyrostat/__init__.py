@@ -76,6 +76,8 @@ _PUBLIC: dict[str, str] = {
     "TitrationCurve": "audit.titration",
     "Verdict": "audit.reference",
     "calibrate": "audit.reference",
+    "load_model": "audit.load",
+    "scan": "audit.scan",
     "titrate": "audit.titration",
     # what a dynamical system does, and how it stands noise
     "stability_certificate": "analysis.stability",
@@ -134,9 +136,11 @@ if TYPE_CHECKING:
     from .analysis.regularizer import explicit_regularizer as explicit_regularizer
     from .analysis.stability import stability_certificate as stability_certificate
     from .analysis.stability import stochastic_stability_certificate as stochastic_stability_certificate
+    from .audit.load import load_model as load_model
     from .audit.reference import Reference as Reference
     from .audit.reference import Verdict as Verdict
     from .audit.reference import calibrate as calibrate
+    from .audit.scan import scan as scan
     from .audit.titration import TitrationCurve as TitrationCurve
     from .audit.titration import titrate as titrate
     from .data.catalogue import open_data as open_data

@@ -112,7 +112,7 @@ class Worker:
         raw = self._read(count * np.dtype(dtype).itemsize, deadline)
         return header, np.frombuffer(raw, dtype).reshape(shape)
 
-    def _read(self, count: int, deadline: float) -> bytes:
+    def _read(self, count: int, deadline: float) -> bytearray:
         parts, missing = [], count
         while missing:
             left = deadline - time.monotonic()
@@ -123,7 +123,7 @@ class Worker:
                 raise EOFError("the pipe closed")
             parts.append(part)
             missing -= len(part)
-        return b"".join(parts)
+        return bytearray().join(parts)  # writable, as torch wants its arrays
 
     def close(self) -> None:
         """End the child, whatever it is doing."""

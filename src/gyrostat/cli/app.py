@@ -1,12 +1,14 @@
 """The entry point: lists the verbs, maps errors to exit codes.
 
 Each file of this folder is a verb: ``cli/compare.py`` holds the function ``compare`` and is imported only when called.
-Exit codes: 0 done, 1 a finding (``scan``), 2 bad input or usage, 130 interrupted (type the same line again to resume).
+Exit codes: 0 done, 1 a finding (``scan``), 2 bad input or usage (4 where a verb's ``USAGE_EXIT`` says so), 130 interrupted
+(type the same line again to resume).
 stdout carries the result, stderr the progress and the errors.
 """
 
 from __future__ import annotations
 
+import importlib
 import pkgutil
 import sys
 import warnings
@@ -56,10 +58,10 @@ def run(argv: list[str] | None = None) -> int:
             )
     except cyclopts.CycloptsError as error:
         _say(errors, str(error))
-        return 2
+        return _usage_exit(argv)
     except GyrostatError as error:
         _say(errors, str(error))
-        return 2
+        return _usage_exit(argv)
     except KeyboardInterrupt:
         _say(errors, "interrupted; type the same line again to go on from the last checkpoint", kind="stopped")
         return 130
@@ -69,6 +71,14 @@ def run(argv: list[str] | None = None) -> int:
         _say(errors, f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
         return 2
     return code if isinstance(code, int) else 0
+
+
+def _usage_exit(argv: list[str] | None) -> int:
+    """2, or what the verb's file says: the audit verbs keep 2 and 3 for what they find."""
+    words = [w for w in (sys.argv[1:] if argv is None else argv) if not w.startswith("-")]
+    if not words or words[0].replace("-", "_") not in verbs():
+        return 2
+    return getattr(importlib.import_module(f"gyrostat.cli.{words[0].replace('-', '_')}"), "USAGE_EXIT", 2)
 
 
 def _say(console: Console, message: str, kind: str = "error") -> None:

@@ -1,0 +1,173 @@
+"""One file, one verdict: load it safely, titrate it, compare it with clean references.
+
+verdict = reference.score(titrate(load_model(path)));      exit code 0 none | 1 suspicious | 2 failed | 3 refused | 4 usage
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .._errors import ArgumentError, GyrostatError, UnsafeFileError
+from .._results import Result
+from .formats import sniff
+from .load import LoadedModel, load_model, pickle_report, sha256_of
+from .reference import Reference, Verdict, uncalibrated
+from .titration import TitrationCurve, titrate
+from .worker import Limits
+
+SCHEMA_VERSION = 1
+LIMITS_IN_WORDS = (
+    "This is a screening feature, not a proof.",
+    "Small local triggers can stay silent; sample-specific, clean-label, warped and semantic ones are hard to excite by noise.",
+    "Models trained with noise or adversaries, or of another architecture, answer noise differently from the references.",
+    "Whoever knows this test can train against it.",
+)
+
+
+@dataclass(frozen=True)
+class Report(Result):
+    """What an audit of one model found.
+
+    Attributes:
+        name: File name, or the class of a model in memory.
+        sha256: Digest of the file; empty for a model in memory.
+        format: Of the file.
+        verdict: The verdict; ``None`` where the file was refused or failed.
+        curve: The titration curve behind it.
+        refused: Why the file was not loaded, in words.
+        would_call: What its pickle would call.
+        failed: Why the model could not be asked, in words.
+        warnings: What its reader should know.
+        seconds: Loading and titration.
+        reference_mean: Mean class shares ``(3, K)`` of the references.
+    """
+
+    name: str
+    sha256: str
+    format: str
+    verdict: Verdict | None = None
+    curve: TitrationCurve | None = None
+    refused: str = ""
+    would_call: tuple[str, ...] = ()
+    failed: str = ""
+    warnings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    reference_mean: Any = None
+
+    def exit_code(self, *, strict: bool = False, fail_on_score: float | None = None) -> int:
+        """0 no finding or uncalibrated, 1 suspicious, 2 failed, 3 refused; inconclusive is 1 when ``strict``."""
+        if self.refused:
+            return 3
+        if self.failed or self.verdict is None or self.curve is None:
+            return 2
+        found = {"suspicious", "inconclusive"} if strict else {"suspicious"}
+        over = fail_on_score is not None and self.curve.score() > fail_on_score
+        return int(self.verdict.label in found or over)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, with the schema's version first."""
+        return {"schema_version": SCHEMA_VERSION, **super().to_dict()}
+
+
+def scan(
+    model: Any,
+    *,
+    reference: Reference | str | Path | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    base_images: Any = None,
+    architecture: Callable[[], Any] | None = None,
+    trust: bool = False,
+    limits: Limits | None = None,
+    on_batch: Callable[[int, int], None] | None = None,
+    **settings: Any,
+) -> Report:
+    """Audit a model file, or a model in memory, by its response to noise.
+
+    Args:
+        model: Path of an ONNX file, safetensors or checkpoint; or an ``nn.Module``, session or callable.
+        reference: Clean references, or the path of their JSON; their settings are used.
+        input_shape: Shape of one input, where the file does not say it.
+        base_images: Own base inputs, as in :func:`titrate`.
+        architecture: Builds the module that weights belong to.
+        trust: Load formats that execute code, in a process with limits.
+        limits: Of that process.
+        on_batch: Progress: inputs done and in all.
+        **settings: As in :func:`titrate`.
+
+    Returns:
+        The report; a file that is refused or fails is a report too, never an exception.
+
+    Raises:
+        ArgumentError: The arguments do not fit each other or the model: a usage error.
+
+    Example:
+        >>> import torch
+        >>> report = scan(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)), input_shape=(1, 2, 2), n=16)
+        >>> report.verdict.label, report.exit_code()
+        ('uncalibrated', 0)
+    """
+    started = time.perf_counter()
+    if isinstance(reference, (str, Path)):
+        reference = Reference.load(reference)
+    if reference is not None:
+        settings = {**_settings_of(reference, base_images), **settings}
+        input_shape = input_shape or tuple(reference.settings["input_shape"])
+    if not isinstance(model, (str, Path)):
+        about: dict[str, Any] = {"name": type(model).__name__, "sha256": "", "format": "in memory"}
+        opened = LoadedModel(model, "in memory", "", None)
+    else:
+        path = Path(model)
+        if not path.exists():
+            raise ArgumentError(f"{path}: no such file")
+        about = {"name": path.name, "sha256": sha256_of(path) if path.is_file() else "", "format": "unknown"}
+        try:
+            about["format"] = sniff(path).name
+            opened = load_model(path, architecture=architecture, trust=trust, limits=limits)
+        except UnsafeFileError as error:
+            return Report(
+                **about, refused=str(error), would_call=_would_call(path), seconds=time.perf_counter() - started
+            )
+        except ArgumentError:
+            raise
+        except GyrostatError as error:
+            return Report(**about, failed=str(error), seconds=time.perf_counter() - started)
+    with opened:
+        shape = input_shape or opened.input_shape
+        if shape is None and base_images is None:
+            raise ArgumentError(
+                f"{about['name']}: does not say the shape of its input; give --input-shape, e.g. 3,224,224"
+            )
+        try:
+            curve = titrate(opened.predict, base_images, input_shape=shape, on_batch=on_batch, **settings)
+        except ArgumentError:
+            raise
+        except GyrostatError as error:
+            return Report(**about, failed=str(error), warnings=opened.warnings, seconds=time.perf_counter() - started)
+    verdict = uncalibrated(curve) if reference is None else reference.score(curve)
+    return Report(
+        **about, verdict=verdict, curve=curve, warnings=opened.warnings, seconds=time.perf_counter() - started,
+        reference_mean=None if reference is None else reference.mean,
+    )  # fmt: skip
+
+
+def _settings_of(reference: Reference, base_images: Any) -> dict[str, Any]:
+    kept = reference.settings
+    names = ("sigmas", "gammas", "reps", "seed", "units", "temperature")
+    found = {k: kept[k] for k in names if k in kept}
+    found["clip"] = None if kept.get("clip") is None else tuple(kept["clip"])
+    if kept.get("base") == "given":
+        if base_images is None:
+            raise ArgumentError("the reference was made with base images of its own: give the same ones with --base")
+        return found
+    return {**found, "base": kept["base"], "n": kept["n"]}
+
+
+def _would_call(path: Path) -> tuple[str, ...]:
+    try:
+        return pickle_report(path).refused if path.is_file() else ()
+    except UnsafeFileError:
+        return ()

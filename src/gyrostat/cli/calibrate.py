@@ -1,0 +1,81 @@
+"""``gyrostat calibrate``: titrate clean models of one make and keep what they do as a reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+USAGE_EXIT = 4
+Flag = Annotated[bool, Parameter(negative="")]
+
+
+def calibrate(
+    *models: Path,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    input_shape: str | None = None,
+    base: Path | None = None,
+    architecture: str | None = None,
+    n: int | None = None,
+    seed: int | None = None,
+    paper: Flag = False,
+    quiet: Flag = False,
+    force: Flag = False,
+) -> int:
+    """Titrate at least three clean models of one architecture and training recipe, and write a reference for scan.
+
+    Example: gyrostat calibrate clean1.onnx clean2.onnx clean3.onnx --out clean.json
+
+    Parameters
+    ----------
+    models
+        Files of clean models, as for scan.
+    out
+        JSON file of the reference.
+    input_shape
+        Shape of one input, as 3,224,224, where the files do not say it.
+    base
+        Folder of images to start from, instead of images drawn from the seed.
+    architecture
+        MODULE:NAME of your function that builds the model that weights belong to.
+    n
+        Number of base inputs.
+    seed
+        Of base and noise.
+    paper
+        The settings of the paper's authors.
+    quiet
+        No progress.
+    force
+        Overwrite what --out names.
+    """
+    import numpy as np
+
+    from .._errors import ArgumentError
+    from ..audit.load import load_model
+    from ..audit.reference import calibrate as learn
+    from ._audit import build_architecture, overwrite_rule, parse_shape, progress_bar
+
+    overwrite_rule(out, force)
+    if len(models) < 3:
+        raise ArgumentError(f"calibrate: at least 3 clean models are needed, got {len(models)}")
+    shape, build = parse_shape(input_shape), build_architecture(architecture)
+    options = {k: v for k, v in {"n": n, "seed": seed, "paper": paper or None}.items() if v is not None}
+    with progress_bar(quiet, "asking the models") as on_batch:
+        opened = []
+        try:
+            for path in models:
+                opened.append(load_model(path, architecture=build))
+            shape = shape or opened[0].input_shape
+            predictors = [model.predict for model in opened]
+            reference = learn(predictors, input_shape=shape, base_images=base, on_batch=on_batch, **options)
+        finally:
+            for model in opened:
+                model.close()
+    reference.save(out)
+    spread = float(np.max(reference.spread))
+    print(
+        f"{out}: reference of {len(models)} models, {reference.features.shape[2]} classes, largest spread {spread:.3f}"
+    )
+    return 0
