@@ -99,6 +99,8 @@ _PUBLIC: dict[str, str] = {
     "fgsm": "perturb.attack",
     "robustness_curve": "perturb.curves",
     # transfer
+    "visualise_features": "transfer.visualise",
+    "shape_texture": "transfer.texture",
     "robust_accuracy": "transfer.adversarial",
     "AdversarialTraining": "transfer.adversarial",
     "stratified_subsets": "transfer.curve",
@@ -208,3 +210,5 @@ if TYPE_CHECKING:
     from .transfer.curve import stratified_subsets as stratified_subsets
     from .transfer.fine_tune import fine_tune as fine_tune
     from .transfer.influence import influence_scores as influence_scores
+    from .transfer.texture import shape_texture as shape_texture
+    from .transfer.visualise import visualise_features as visualise_features

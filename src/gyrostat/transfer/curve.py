@@ -186,7 +186,7 @@ def learning_curve(
 
 
 @torch.no_grad()
-def accuracy_of(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 512) -> float:
+def accuracy_of(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, batch_size: int = 512) -> float:
     """Share of right answers in evaluation mode."""
     right = 0
     with evaluation_mode(model):
