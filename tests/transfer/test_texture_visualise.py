@@ -61,10 +61,10 @@ def test_a_reader_of_texture_and_a_reader_of_shape():
 
 def test_features_are_excited_within_the_range_and_the_network_is_left_alone():
     net = ConvNet(1, 3, width=2).train()
-    found = visualise_features(net, [0, 5], shape=(1, 8, 8), steps=20)
-    assert found.images.shape == (2, 1, 8, 8)
+    found = visualise_features(net, range(32), shape=(1, 8, 8), steps=20)
+    assert found.images.shape == (32, 1, 8, 8)
     assert all(b >= a for a, b in zip(found.before, found.after))  # a dead ReLU stays where it is
-    assert sum(found.after) > sum(found.before) + 0.1
+    assert sum(found.after) > 1.5 * sum(found.before)
     assert float(found.images.min()) >= 0
     assert float(found.images.max()) <= 1
     assert net.training
