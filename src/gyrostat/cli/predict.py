@@ -25,7 +25,7 @@ def predict(run: Path, data: str, /, *, out: Path = Path("predictions.csv"), for
 
     from .._errors import ArgumentError
     from ..data.batches import Batches
-    from ..data.catalogue import FILE_ENDINGS, open_data
+    from ..data.catalogue import open_data, split_file_spec
     from ..data.files import rescaled
     from ..report.page import write_atomically
     from ..train.loop import load_model
@@ -33,7 +33,7 @@ def predict(run: Path, data: str, /, *, out: Path = Path("predictions.csv"), for
     if out.exists() and not force:
         raise ArgumentError(f"--out {out}: exists; add --force to replace it, or name another file")
     model, facts = load_model(run)
-    if data.endswith(FILE_ENDINGS):
+    if split_file_spec(data)[0] is not None:
         opened = open_data(data, standardize=False)
         if facts.get("scale") and len(facts["scale"]) == opened.n_features:
             opened = rescaled(opened, np.array(facts["center"]), np.array(facts["scale"]))

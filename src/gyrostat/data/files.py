@@ -1,5 +1,8 @@
 """The user's own sequences: ``.npz``, long-format ``.csv`` and UCR/UEA ``.ts``; nothing in a file is ever executed.
 
+What the answers mean is decided in :mod:`gyrostat.data.answers`; a ``.csv`` column ``target`` and a ``.ts`` line
+``@targetLabel true`` hold targets, ``@classLabel true`` classes.
+
 Values are standardised per feature with the mean and deviation of the training part unless ``standardize=False``.
 """
 
@@ -15,30 +18,49 @@ from typing import Any
 
 import numpy as np
 
-from .._errors import DataError
+from .._checks import Boolean, check
+from .._errors import ArgumentError, ArgumentTypeError, DataError
+from .answers import TASK, read_answers
 from .sequences import SequenceData, random_split
+from .ts import read_ts
+
+ANSWERS = ("label", "target")
 
 
-def open_file(path: Path, *, seed: int = 0, standardize: bool = True, **options: Any) -> SequenceData:
+def open_file(
+    path: Path, *, seed: int = 0, standardize: bool = True, task: str = "auto", **options: Any
+) -> SequenceData:
     """Read a file by its ending.
+
+    Args:
+        path: The file.
+        seed: Seed of the split, where the file brings none.
+        standardize: Whether to standardise each feature.
+        task: ``"auto"`` (see :mod:`gyrostat.data.answers`), ``"classify"`` or ``"regress"``.
+        **options: None are known.
 
     Raises:
         DataError: The file is missing, damaged, or not of the form; the message says what to change.
     """
     if options:
-        raise DataError(f"{path.name}: a file has no option {sorted(options)[0]!r}; it has standardize")
+        raise DataError(f"{path.name}: a file has no option {sorted(options)[0]!r}; it has standardize, task")
+    try:
+        check({"standardize": Boolean(), "task": TASK}, {"standardize": standardize, "task": task}, path.name)
+    except (ArgumentError, ArgumentTypeError) as error:
+        raise DataError(str(error)) from None
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise DataError(f"{path.name}: the file is empty")
     readers = {".npz": _read_npz, ".csv": _read_csv, ".ts": _read_ts}
-    data = readers[path.suffix](path, seed) if path.suffix in readers else None
+    data = readers[path.suffix](path, seed, task) if path.suffix in readers else None
     if data is None:
         raise DataError(f"{path.name}: a data file must end in {', '.join(readers)}")
-    return _standardized(data) if standardize else data
+    return standardized(data) if standardize else data
 
 
-def _standardized(data: SequenceData) -> SequenceData:
+def standardized(data: SequenceData) -> SequenceData:
+    """Every feature with mean 0 and deviation 1 over the training part."""
     rows = data.split["train"]
     part = data.x[rows]
     if data.lengths is not None:
@@ -54,7 +76,7 @@ def rescaled(data: SequenceData, center: np.ndarray, scale: np.ndarray) -> Seque
     return replace(data, x=x, center=tuple(map(float, center)), scale=tuple(map(float, scale)))
 
 
-def _read_npz(path: Path, seed: int) -> SequenceData:
+def _read_npz(path: Path, seed: int, task: str) -> SequenceData:
     try:
         if not zipfile.is_zipfile(path):
             raise DataError(f"{path.name}: not a whole .npz file; save it with numpy.savez")
@@ -91,14 +113,18 @@ def _read_npz(path: Path, seed: int) -> SequenceData:
         X = _unflatten(X, lengths, path.name)
     if X.ndim == 2:
         X = X[:, :, None]
-    y, classes, task = _labels(y, path.name)
+    answers = read_answers(y, path.name, task, steps=X.shape[1])
     split = {k: arrays[k] for k in ("train", "valid", "test") if k in arrays}
     if split and len(split) < 3:
         raise DataError(
             f"{path.name}: a split needs the arrays train, valid and test; {', '.join(split)} alone will not do"
         )
-    split = split or random_split(y if task == "classify" and y.ndim == 1 and len(y) == len(X) else None, len(X), seed)
-    return SequenceData(path.stem, X, y, task, lengths=lengths, split=split, classes=classes, provenance=path.name)
+    by_class = answers.task == "classify" and len(y) == len(X)
+    split = split or random_split(answers.y if by_class else None, len(X), seed)
+    return SequenceData(
+        path.stem, X, answers.y, answers.task, lengths=lengths, split=split, classes=answers.classes,
+        provenance=f"{path.name}; {answers.how}",
+    )  # fmt: skip
 
 
 def _unflatten(X: np.ndarray, lengths: np.ndarray, name: str) -> np.ndarray:
@@ -116,18 +142,8 @@ def _unflatten(X: np.ndarray, lengths: np.ndarray, name: str) -> np.ndarray:
     return padded
 
 
-def _labels(y: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, ...], str]:
-    """Class numbers, names and task: words and integers are labels, other numbers are targets."""
-    if y.dtype.kind in "US" or (y.dtype.kind in "iub" and y.ndim == 1):
-        classes, index = np.unique(y, return_inverse=True)
-        return index.reshape(y.shape).astype(np.int64), tuple(str(c) for c in classes), "classify"
-    if y.dtype.kind != "f":
-        raise DataError(f"{name}: y must hold labels (integers or words) or targets (numbers), got {y.dtype}")
-    return y, (), "predict" if y.ndim == 3 else "regress"
-
-
-def _read_csv(path: Path, seed: int) -> SequenceData:
-    """Long format: columns id, time, then features, then label; a header line names them."""
+def _read_csv(path: Path, seed: int, task: str) -> SequenceData:
+    """Long format: columns id, time, then features, then label or target; a header line names them."""
     rows: dict[str, list[tuple[float, list[float]]]] = {}
     labels: dict[str, str] = {}
     try:
@@ -137,19 +153,22 @@ def _read_csv(path: Path, seed: int) -> SequenceData:
     reader = csv.reader(text)
     try:
         header = [h.strip() for h in next(reader, [])]
-        if len(header) < 4 or header[0] != "id" or header[1] != "time" or header[-1] != "label":
+        if len(header) < 4 or header[0] != "id" or header[1] != "time" or header[-1] not in ANSWERS:
             raise DataError(
-                f"{path.name}: the header must be id,time,<features...>,label, got {','.join(header)[:120]!r}"
+                f"{path.name}: the header must be id,time,<features...>,label (or target), got {','.join(header)[:120]!r}"
             )
+        task = "regress" if header[-1] == "target" and task == "auto" else task
         for number, row in enumerate(reader, 2):
             if not row:
                 continue
             if len(row) != len(header):
                 raise DataError(f"{path.name}: line {number} has {len(row)} fields, the header {len(header)}")
             key, label = row[0].strip(), row[-1].strip()
+            if not label:
+                raise DataError(f"{path.name}: line {number} has no {header[-1]}")
             if labels.setdefault(key, label) != label:
                 raise DataError(
-                    f"{path.name}: line {number}: sequence {key!r} has the labels {labels[key]!r} and {label!r}"
+                    f"{path.name}: line {number}: sequence {key!r} has the {header[-1]}s {labels[key]!r} and {label!r}"
                 )
             numbers = [_number(cell, path.name, number, header[i + 1]) for i, cell in enumerate(row[1:-1])]
             rows.setdefault(key, []).append((numbers[0], numbers[1:]))
@@ -163,7 +182,7 @@ def _read_csv(path: Path, seed: int) -> SequenceData:
         if any(a[0] == b[0] for a, b in itertools.pairwise(steps)):
             raise DataError(f"{path.name}: sequence {key!r} has two rows with the same time")
         sequences.append(np.array([s[1] for s in steps]))
-    return _ragged(path, sequences, list(labels.values()), tuple(header[2:-1]), seed)
+    return ragged(path, sequences, np.array(list(labels.values())), tuple(header[2:-1]), seed, task)
 
 
 def _number(cell: str, name: str, line: int, column: str) -> float:
@@ -178,49 +197,25 @@ def _number(cell: str, name: str, line: int, column: str) -> float:
     return value
 
 
-def _read_ts(path: Path, seed: int) -> SequenceData:
-    """UCR/UEA: ``@`` lines, then one case per line, dimensions separated by colons, the class label last."""
-    sequences, labels, data_begun = [], [], False
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path.name}: not a text file in UTF-8") from error
-    for number, line in enumerate(lines, 1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        if not data_begun:
-            low = line.lower()
-            if not low.startswith("@"):
-                raise DataError(f"{path.name}: line {number}: expected an @ line before @data")
-            if low.startswith("@timestamps") and "true" in low:
-                raise DataError(f"{path.name}: cases with time stamps are not read; resample them or use a .csv")
-            data_begun = low.startswith("@data")
-            continue
-        *dimensions, label = line.split(":")
-        if not dimensions:
-            raise DataError(f"{path.name}: line {number} has no class label after a colon")
-        columns = [
-            [_number(c, path.name, number, f"dimension {d}") for c in part.split(",")]
-            for d, part in enumerate(dimensions)
-        ]
-        if len({len(c) for c in columns}) != 1 or (sequences and len(columns) != sequences[0].shape[1]):
-            raise DataError(f"{path.name}: line {number}: the dimensions of a case must have equal length and number")
-        sequences.append(np.array(columns).T)
-        labels.append(label.strip())
-    if not sequences:
-        raise DataError(f"{path.name}: has no cases after @data")
-    return _ragged(path, sequences, labels, (), seed)
+def _read_ts(path: Path, seed: int, task: str) -> SequenceData:
+    file = read_ts(path)
+    if file.kind == "target":
+        task = "regress" if task == "auto" else task
+    elif file.kind == "class":
+        task = "classify" if task == "auto" else task
+    return ragged(path, file.cases, np.array(file.answers), (), seed, task)
 
 
-def _ragged(
-    path: Path, sequences: list[np.ndarray], labels: list[str], features: tuple[str, ...], seed: int
+def ragged(
+    path: Path, sequences: list[np.ndarray], y: np.ndarray, features: tuple[str, ...], seed: int, task: str
 ) -> SequenceData:
+    """Sequences ``(T_n, F)`` of any lengths with their answers, split at random."""
     lengths = np.array([len(s) for s in sequences])
     X = _unflatten(np.concatenate(sequences), lengths, path.name)
-    y, classes, task = _labels(np.array(labels), path.name)
+    answers = read_answers(y, path.name, task)
     even = bool((lengths == lengths[0]).all())
+    split = random_split(answers.y if answers.task == "classify" else None, len(X), seed)
     return SequenceData(
-        path.stem, X, y, task, lengths=None if even else lengths, split=random_split(y, len(X), seed), classes=classes,
-        features=features, provenance=path.name,
+        path.stem, X, answers.y, answers.task, lengths=None if even else lengths, split=split, classes=answers.classes,
+        features=features, provenance=f"{path.name}; {answers.how}",
     )  # fmt: skip

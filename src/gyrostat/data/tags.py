@@ -12,8 +12,10 @@ import numpy as np
 
 from .._checks import Integer, OneOf
 from .._errors import DataError
-from .sequences import IGNORED
-from .source import data_folder
+from .rows import Rows
+from .sequences import IGNORED, SequenceData
+from .source import Source, find
+from .text import one_hot
 
 PAD, UNKNOWN = 0, 1
 _LIMIT = 200_000_000
@@ -78,9 +80,8 @@ def ud_english_ewt(*, tags: str = "upos", limit: int = 0, max_length: int = 64) 
     Integer(low=1).check("max_length", max_length, "ud_english_ewt")
     parts: dict[str, list[list[tuple[str, str]]]] = {}
     for name, stem in (("train", "train"), ("valid", "dev"), ("test", "test")):
-        path = data_folder() / f"ud_english_ewt_{stem}.tsv.gz"
-        if not path.is_file():
-            raise DataError(f"ud-english-ewt: the file {path.name} is not under GYROSTAT_DATA")
+        file = f"ud_english_ewt_{stem}.tsv.gz"
+        path = find("ud-english-ewt", (file, f"ud/{file}"), f"the file {file}")
         found = read_sentences(path, 1 if tags == "upos" else 2)
         share = limit if name == "train" else max(limit // 5, 1)
         parts[name] = found[:share] if limit else found
@@ -98,3 +99,34 @@ def ud_english_ewt(*, tags: str = "upos", limit: int = 0, max_length: int = 64) 
     ends = np.cumsum([0, *(len(p) for p in parts.values())])
     split = {name: np.arange(a, b) for name, a, b in zip(parts, ends[:-1], ends[1:], strict=True)}
     return TaggedData(f"ud-english-ewt {tags}", x, y, split, words, classes)
+
+
+def tagged_sequences(
+    *, tags: str = "upos", vocabulary: int = 2000, limit: int = 0, max_length: int = 64, seed: int = 0
+) -> SequenceData:
+    """The same sentences for recurrent models: one-hot words of the ``vocabulary`` most frequent, a tag at every word."""
+    data = ud_english_ewt(tags=tags, limit=limit, max_length=max_length)
+    kept = np.where(data.x >= vocabulary, UNKNOWN, data.x).astype(np.int32) - 1  # padding becomes -1, a row of zeros
+    size = min(vocabulary, len(data.words)) - 1
+    L = kept.shape[1]
+    return SequenceData(
+        data.name, Rows(kept, lambda stored, _: one_hot(stored, size), L, size, f"one-hot {size}"), data.y, "tag",
+        lengths=(data.x != PAD).sum(1), split=data.split, classes=data.tags, features=data.words[1 : size + 1],
+        licence="CC BY-SA 4.0", provenance="ud_english_ewt_*.tsv.gz",
+    )  # fmt: skip
+
+
+SOURCES = {
+    "ud-english-ewt": Source(
+        tagged_sequences,
+        "the part of speech of every word: Universal Dependencies English EWT",
+        {
+            "tags": OneOf(("upos", "xpos")),
+            "vocabulary": Integer(low=3, high=50_000),
+            "limit": Integer(low=0),
+            "max_length": Integer(low=1),
+        },
+        licence="CC BY-SA 4.0",
+        files="ud_english_ewt_train.tsv.gz, ..._dev.tsv.gz, ..._test.tsv.gz",
+    )
+}
