@@ -55,6 +55,11 @@ def facts() -> dict[str, Any]:
     }
 
 
+def result_console() -> Console:
+    """The console for tables on stdout: as wide as the terminal, or 120 columns where stdout is a file."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
     print(json.dumps(value, indent=1, allow_nan=False))

@@ -57,7 +57,7 @@ def compare(
     from .._checks import Integer, check
     from ..data.catalogue import open_data
     from ..report.page import write_atomically
-    from ..train.compare import make_jobs, recommend, run_jobs, summarise
+    from ..train.compare import make_jobs, recommend, run_jobs, summarise, work
     from ..train.compare_page import build_page, save_picture
     from ..train.config import TrainConfig
     from ._shared import facts, out_folder, print_json, stderr
@@ -83,7 +83,7 @@ def compare(
     )
     with Progress(*columns, console=stderr, disable=quiet) as progress:
         task = progress.add_task(opened.name, total=len(jobs))
-        results = run_jobs(jobs, count, lambda job, _: progress.update(task, advance=1, description=job.label))
+        results = run_jobs(jobs, count, lambda job, _: progress.update(task, advance=1, description=job.label), work)
     rows = summarise(results)
     verdict = recommend(rows, opened.task)
     report = {"data": opened.describe(), "verdict": list(verdict), "models": rows, "settings": config, "facts": facts()}

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .._errors import ArgumentError
 from ..data.sequences import SequenceData
@@ -18,6 +18,9 @@ from ..data.sequences import SequenceData
 WHITE = (0.1, 0.2, 0.3)
 SALT_PEPPER = (0.03, 0.05, 0.1)
 DRAWS = 5
+
+
+JobT = TypeVar("JobT")
 
 
 @dataclass(frozen=True)
@@ -73,36 +76,35 @@ def matrices_of(model: Any) -> dict[str, Any]:
     return {"W": cell.matrix(parameters)} if hasattr(cell, "matrix") else {}
 
 
-def robustness(model: Any, data: SequenceData, seed: int) -> dict[str, dict[str, list[float]]]:
-    """Mean test score under white noise and salt-and-pepper over five draws each, with common random numbers."""
+def noisy_score(model: Any, data: SequenceData, law: str, level: float, seed: int) -> tuple[float, float]:
+    """Mean test score over five draws of white noise or salt-and-pepper, and its spread; common random numbers."""
     from .._rng import torch_stream
     from ..data.batches import Batches
     from ..numerics.noise import salt_pepper, white
     from .task import Task
 
     batches, task = Batches(data, "test", 512), Task(data.task)
-    low, high = float(data.x.min()), float(data.x.max())
+    bounds = {"low": float(data.x.min()), "high": float(data.x.max())} if law == "salt_pepper" else {}
+    perturb = {"white": white, "salt_pepper": salt_pepper}[law]
+    found = []
+    for draw in range(DRAWS):
+        g = torch_stream(seed, "noise", draw)
+        noisy = task.evaluate(model, batches.epoch(), lambda x, g=g: perturb(x, level, generator=g, **bounds))
+        found.append(noisy["score"])
+    return statistics.mean(found), statistics.pstdev(found)
 
-    def score(law: Callable[..., Any], level: float) -> list[float]:
-        found = []
-        for draw in range(DRAWS):
-            g = torch_stream(seed, "noise", draw)
-            found.append(task.evaluate(model, batches.epoch(), lambda x, g=g: law(x, level, generator=g))["score"])
-        return [statistics.mean(found), statistics.pstdev(found)]
 
-    def salt(x: Any, level: float, generator: Any) -> Any:
-        return salt_pepper(x, level, low=low, high=high, generator=generator)
-
+def robustness(model: Any, data: SequenceData, seed: int) -> dict[str, dict[str, list[float]]]:
+    """Mean test score and its spread under every level of both laws."""
+    levels = {"white": WHITE, "salt_pepper": SALT_PEPPER}
     return {
-        "white": {str(level): score(white, level) for level in WHITE},
-        "salt_pepper": {str(level): score(salt, level) for level in SALT_PEPPER},
+        law: {str(level): list(noisy_score(model, data, law, level, seed)) for level in own}
+        for law, own in levels.items()
     }
 
 
 def work(job: Job) -> dict[str, Any]:
     """Do one job, or read its result if it is finished; runs in a process of its own."""
-    import torch
-
     from ..data.catalogue import open_data
     from .config import TrainConfig
     from .loop import load_model, train
@@ -112,9 +114,7 @@ def work(job: Job) -> dict[str, Any]:
     summary = folder / "summary.json"
     if summary.is_file():
         return json.loads(summary.read_text())
-    torch.set_num_threads(1)
-    # vanishing gradients end in denormal numbers, which are many times slower and mean nothing here
-    torch.set_flush_denormal(True)
+    one_thread()
     data = open_data(job.data, **job.data_options)
     config = TrainConfig(**job.train)
     if not (folder / "result.json").is_file():
@@ -129,6 +129,15 @@ def work(job: Job) -> dict[str, Any]:
     return result
 
 
+def one_thread() -> None:
+    """Settings of a process that does one of several runs."""
+    import torch
+
+    torch.set_num_threads(1)
+    # vanishing gradients end in denormal numbers, which are many times slower and mean nothing here
+    torch.set_flush_denormal(True)
+
+
 def _eigenvalues(matrix: Any) -> list[list[float]]:
     import torch
 
@@ -136,7 +145,12 @@ def _eigenvalues(matrix: Any) -> list[list[float]]:
     return [[float(v.real), float(v.imag)] for v in values]
 
 
-def run_jobs(jobs: Sequence[Job], workers: int, on_done: Callable[[Job, dict[str, Any]], None]) -> list[dict[str, Any]]:
+def run_jobs(
+    jobs: Sequence[JobT],
+    workers: int,
+    on_done: Callable[[JobT, dict[str, Any]], None],
+    work: Callable[[JobT], dict[str, Any]],
+) -> list[dict[str, Any]]:
     """All jobs, ``workers`` at a time in processes of one thread each; the results come in the order of the jobs."""
     if workers <= 1:
         results = []
