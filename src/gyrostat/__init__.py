@@ -98,6 +98,12 @@ _PUBLIC: dict[str, str] = {
     "pgd": "perturb.attack",
     "fgsm": "perturb.attack",
     "robustness_curve": "perturb.curves",
+    "calibration": "perturb.calibration",
+    "corrupt": "perturb.corruptions",
+    "corruption_errors": "perturb.corruption_errors",
+    "label_identity": "perturb.theory",
+    "mixup_regularizer": "perturb.theory",
+    "robust_accuracy": "perturb.curves",
     # transfer
     "visualise_features": "transfer.visualise",
     "shape_texture": "transfer.texture",
@@ -173,10 +179,16 @@ if TYPE_CHECKING:
     from .numerics.projection import projection_matrix as projection_matrix
     from .perturb.attack import fgsm as fgsm
     from .perturb.attack import pgd as pgd
+    from .perturb.calibration import calibration as calibration
+    from .perturb.corruption_errors import corruption_errors as corruption_errors
+    from .perturb.corruptions import corrupt as corrupt
+    from .perturb.curves import robust_accuracy as robust_accuracy
     from .perturb.curves import robustness_curve as robustness_curve
     from .perturb.draw import MixDraw as MixDraw
     from .perturb.mixup import NoisyFeatureMixup as NoisyFeatureMixup
     from .perturb.target import MixedTarget as MixedTarget
+    from .perturb.theory import label_identity as label_identity
+    from .perturb.theory import mixup_regularizer as mixup_regularizer
     from .recurrent.antisymmetric import AntisymmetricRNN as AntisymmetricRNN
     from .recurrent.antisymmetric import AntisymmetricRNNCell as AntisymmetricRNNCell
     from .recurrent.cell import cell_names as cell_names

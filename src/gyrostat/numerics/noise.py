@@ -169,4 +169,5 @@ LAWS = {
     "multiplicative": multiplicative,
     "uniform": uniform,
     "salt_pepper": salt_pepper,
+    "impulse_pixels": impulse_pixels,
 }

@@ -1,6 +1,7 @@
 r"""Accuracy against the size of a perturbation, at test time only, for sequences and images alike.
 
     white x + sZ,   multiplicative x(1 + sZ),   uniform x + sU(−1, 1),   salt_pepper: each entry with probability s
+    impulse_pixels: a share s of each image's pixels;   corruptions: severity s
     fgsm, pgd_linf, pgd_l2: adversarial inputs in the ball of radius s
     area = (1 / (s_max − s_min)) ∫ accuracy ds          (trapezoid)
 
@@ -23,6 +24,7 @@ from .._results import Result
 from .._rng import torch_stream
 from ..numerics.noise import LAWS
 from .attack import Bounds, evaluation_mode, fgsm, pgd
+from .corruptions import CORRUPTIONS, corrupt
 
 ATTACKS = ("fgsm", "pgd_linf", "pgd_l2")
 PERTURBATIONS = (*LAWS, *ATTACKS)
@@ -80,8 +82,11 @@ def robustness_curve(
     Args:
         model: From inputs ``(B, ...)`` to logits ``(B, K)``.
         data: ``(x, y)`` tensors, or an iterable of such batches.
-        perturbation: ``"white"``, ``"multiplicative"``, ``"uniform"``, ``"salt_pepper"``, ``"fgsm"``, ``"pgd_linf"``,
-            ``"pgd_l2"``, or a function ``(x, level, generator) -> x``.
+        perturbation: ``"white"``, ``"multiplicative"``, ``"uniform"``, ``"salt_pepper"``, ``"impulse_pixels"`` (images,
+            in each one's extremes), ``"fgsm"``, ``"pgd_linf"``, ``"pgd_l2"``, a corruption of images in [0, 1]
+            (:func:`gyrostat.perturb.corruptions.corrupt`; levels are severities), or a function
+            ``(x, level, generator) -> x``. Noise is added to what the model receives: for inputs that are standardised
+            outside the model, a level is in standardised units.
         levels: Noise levels, probabilities or radii, at least 0.
         repeats: Draws per level; attacks start from the clean input and need one.
         batch_size: Splits ``(x, y)``.
@@ -105,33 +110,32 @@ def robustness_curve(
     for name, value in (("repeats", repeats), ("batch_size", batch_size), ("steps", steps)):
         Integer(low=1).check(name, value, where)
     label = perturbation if isinstance(perturbation, str) else getattr(perturbation, "__name__", "custom")
-    if isinstance(perturbation, str) and perturbation not in PERTURBATIONS:
+    names = (*PERTURBATIONS, *CORRUPTIONS)
+    if isinstance(perturbation, str) and perturbation not in names:
         raise ArgumentError(
-            f"{where}: perturbation must be one of {', '.join(PERTURBATIONS)}, or a function, "
-            f"got {perturbation!r}{nearest(perturbation, PERTURBATIONS)}"
+            f"{where}: perturbation must be one of {', '.join(names)}, or a function, "
+            f"got {perturbation!r}{nearest(perturbation, names)}"
         )
     grid = tuple(float(v) for v in levels)
     if not grid or not all(0 <= v < float("inf") for v in grid):
         raise ArgumentError(f"{where}: levels must be finite numbers >= 0, at least one, got {tuple(levels)!r}")
-    if perturbation == "salt_pepper" and max(grid) > 1:
-        raise ArgumentError(f"{where}: levels of salt_pepper are probabilities, got {max(grid)}")
-    batches = _batches(data, batch_size, where)
-    draws = 1 if label in ATTACKS else repeats
+    if perturbation in ("salt_pepper", "impulse_pixels") and max(grid) > 1:
+        raise ArgumentError(f"{where}: levels of {perturbation} are probabilities, got {max(grid)}")
+    if perturbation in CORRUPTIONS and not all(v in range(6) for v in grid):
+        raise ArgumentError(f"{where}: levels of {perturbation} are severities 0 to 5, got {tuple(levels)!r}")
+    batches = batches_of(data, batch_size, where)
+    draws = 1 if label in ATTACKS or label in CORRUPTIONS else repeats
     table = torch.zeros(len(grid), draws, dtype=torch.float64)
     total = sum(len(y) for _, y in batches)
     with evaluation_mode(model):
         for i, level in enumerate(grid):
             for r in range(draws if level > 0 else 1):
                 stream = torch_stream(seed, label, repr(level), r)
-                right = 0
-                for b, (x, y) in enumerate(batches):
-                    x = x if level == 0 else _perturb(perturbation, model, x, y, level, stream, bounds, steps)
-                    with torch.no_grad():
-                        try:
-                            right += int((model(x).argmax(-1) == y).sum())
-                        except (RuntimeError, ValueError) as error:
-                            raise ArgumentError(f"{where}: data: batch {b} does not fit the model: {error}") from error
-                table[i, r] = right / total
+                hit = (
+                    (x if level == 0 else _perturb(perturbation, model, x, y, level, stream, bounds, steps, seed), y)
+                    for x, y in batches
+                )
+                table[i, r] = right_answers(model, hit, where) / total
             if level == 0:
                 table[i] = table[i, 0]
     mean = table.mean(1)
@@ -143,6 +147,80 @@ def robustness_curve(
     return RobustnessCurve(label, grid, tuple(mean.tolist()), tuple(spread.tolist()), table, area, total)
 
 
+def right_answers(model: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]], where: str) -> int:
+    """How many samples the model's largest logit names rightly."""
+    right = 0
+    for b, (x, y) in enumerate(batches):
+        with torch.no_grad():
+            try:
+                right += int((model(x).argmax(-1) == y).sum())
+            except (RuntimeError, ValueError) as error:
+                raise ArgumentError(f"{where}: data: batch {b} does not fit the model: {error}") from error
+    return right
+
+
+def robust_accuracy(
+    model: Callable[[Tensor], Tensor],
+    data: Any,
+    *,
+    norm: str = "linf",
+    eps: float,
+    steps: int = 20,
+    restarts: int = 1,
+    bounds: Bounds = (0.0, 1.0),
+    batch_size: int = 256,
+    seed: int = 0,
+) -> float:
+    """Share of samples that are right as they are and stay right under PGD from the clean start and from random ones.
+
+    Args:
+        model: From inputs to logits ``(B, K)``; normalisation belongs inside.
+        data: ``(x, y)`` tensors, or an iterable of such batches.
+        norm: ``"linf"`` or ``"l2"``.
+        eps: Radius; 0 gives the clean accuracy.
+        steps: Gradient steps of each run.
+        restarts: Runs; a sample is right when it survives all of them.
+        bounds: Range of valid inputs, None for unbounded ones.
+        batch_size: Splits ``(x, y)``.
+        seed: For the random starts.
+
+    Raises:
+        ArgumentError: A value outside its rule, data that do not fit the model.
+
+    Source: arXiv:1706.06083.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[0.9, 0.1], [0.4, 0.6]])
+        >>> robust_accuracy(torch.nn.Identity(), (x, torch.tensor([0, 1])), eps=0.2)
+        0.5
+    """
+    where = "robust_accuracy"
+    for name, value in (("steps", steps), ("restarts", restarts), ("batch_size", batch_size)):
+        Integer(low=1).check(name, value, where)
+    batches = batches_of(data, batch_size, where)
+    total = sum(len(y) for _, y in batches)
+    stream = torch_stream(seed, where, device=batches[0][0].device)
+    survivors = 0
+    with evaluation_mode(model):
+        for x, y in batches:
+            for run in range(restarts + 1):
+                at = x
+                if run > 0:
+                    kind = "ball" if run > 1 else False
+                    at = pgd(
+                        model, x, y, norm=norm, eps=eps, steps=steps, random_start=kind, bounds=bounds, generator=stream
+                    )  # fmt: skip
+                with torch.no_grad():
+                    alive = model(at).argmax(-1) == y
+                # only those still right need another run
+                x, y = x[alive], y[alive]
+                if len(x) == 0:
+                    break
+            survivors += len(x)
+    return survivors / total
+
+
 def _perturb(
     perturbation: Perturbation,
     model: Any,
@@ -152,6 +230,7 @@ def _perturb(
     generator: torch.Generator,
     bounds: Bounds,
     steps: int,
+    seed: int,
 ) -> Tensor:
     if not isinstance(perturbation, str):
         return perturbation(x, level, generator)
@@ -159,6 +238,8 @@ def _perturb(
         return fgsm(model, x, y, eps=level, bounds=bounds)
     if perturbation in ATTACKS:
         return pgd(model, x, y, norm=perturbation.removeprefix("pgd_"), eps=level, steps=steps, bounds=bounds)
+    if perturbation in CORRUPTIONS:
+        return corrupt(x, perturbation, int(level), seed=seed)
     # drawn on the CPU, so that a seed means the same numbers on every device
     host = x.cpu()
     if perturbation == "salt_pepper":
@@ -167,7 +248,8 @@ def _perturb(
     return LAWS[perturbation](host, level, generator=generator).to(x)
 
 
-def _batches(data: Any, batch_size: int, where: str) -> list[tuple[Tensor, Tensor]]:
+def batches_of(data: Any, batch_size: int, where: str) -> list[tuple[Tensor, Tensor]]:
+    """Batches of ``(x, y)``, or of an iterable that gives such batches."""
     if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
         x, y = data
         if len(x) != len(y):
