@@ -103,7 +103,6 @@ _PUBLIC: dict[str, str] = {
     "corruption_errors": "perturb.corruption_errors",
     "label_identity": "perturb.theory",
     "mixup_regularizer": "perturb.theory",
-    "robust_accuracy": "perturb.curves",
     # transfer
     "visualise_features": "transfer.visualise",
     "shape_texture": "transfer.texture",
@@ -182,7 +181,6 @@ if TYPE_CHECKING:
     from .perturb.calibration import calibration as calibration
     from .perturb.corruption_errors import corruption_errors as corruption_errors
     from .perturb.corruptions import corrupt as corrupt
-    from .perturb.curves import robust_accuracy as robust_accuracy
     from .perturb.curves import robustness_curve as robustness_curve
     from .perturb.draw import MixDraw as MixDraw
     from .perturb.mixup import NoisyFeatureMixup as NoisyFeatureMixup

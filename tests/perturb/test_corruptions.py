@@ -1,4 +1,4 @@
-"""Corruptions, their errors, calibration, robust accuracy."""
+"""Corruptions, their errors, calibration."""
 
 import itertools
 import json
@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from gyrostat.perturb.attack import pgd
 from gyrostat.perturb.calibration import calibration
 from gyrostat.perturb.corruption_errors import corruption_errors
 from gyrostat.perturb.corruptions import CORRUPTIONS, corrupt
-from gyrostat.perturb.curves import robust_accuracy, robustness_curve
+from gyrostat.perturb.curves import robustness_curve
 from tests.conftest import load_golden
 
 
@@ -160,24 +159,3 @@ def test_calibration_of_the_sure_and_the_unsure():
             calibration(bad, y)
     with pytest.raises(TypeError, match="floating"):
         calibration(y, y)
-
-
-def test_robust_accuracy_counts_the_survivors():
-    x, y = two_kinds(60)
-    x = x[torch.randperm(60, generator=torch.Generator().manual_seed(0))]
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
-    g = torch.Generator().manual_seed(1)
-    for p in model.parameters():
-        p.data = torch.randn(p.shape, generator=g) / 4
-    model[1].bias.data -= model(x).mean(0)
-    y = model(x).argmax(1)
-    y[:6] = 1 - y[:6]
-    assert robust_accuracy(model, (x, y), eps=0.0) == pytest.approx(54 / 60)
-    one = robust_accuracy(model, (x, y), norm="linf", eps=0.01, restarts=1, batch_size=16)
-    found = model(pgd(model, x, y, eps=0.01, steps=20)).argmax(1) == y
-    assert one == pytest.approx((found & (model(x).argmax(1) == y)).double().mean().item())
-    assert 0 < one < 54 / 60
-    assert robust_accuracy(model, (x, y), norm="linf", eps=0.01, restarts=4) <= one
-    assert robust_accuracy(model, (x, y), norm="linf", eps=0.5) == 0.0
-    with pytest.raises(ValueError, match="restarts"):
-        robust_accuracy(model, (x, y), eps=0.1, restarts=0)

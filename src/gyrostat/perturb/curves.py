@@ -159,68 +159,6 @@ def right_answers(model: Callable[[Tensor], Tensor], batches: Iterable[tuple[Ten
     return right
 
 
-def robust_accuracy(
-    model: Callable[[Tensor], Tensor],
-    data: Any,
-    *,
-    norm: str = "linf",
-    eps: float,
-    steps: int = 20,
-    restarts: int = 1,
-    bounds: Bounds = (0.0, 1.0),
-    batch_size: int = 256,
-    seed: int = 0,
-) -> float:
-    """Share of samples that are right as they are and stay right under PGD from the clean start and from random ones.
-
-    Args:
-        model: From inputs to logits ``(B, K)``; normalisation belongs inside.
-        data: ``(x, y)`` tensors, or an iterable of such batches.
-        norm: ``"linf"`` or ``"l2"``.
-        eps: Radius; 0 gives the clean accuracy.
-        steps: Gradient steps of each run.
-        restarts: Runs; a sample is right when it survives all of them.
-        bounds: Range of valid inputs, None for unbounded ones.
-        batch_size: Splits ``(x, y)``.
-        seed: For the random starts.
-
-    Raises:
-        ArgumentError: A value outside its rule, data that do not fit the model.
-
-    Source: arXiv:1706.06083.
-
-    Example:
-        >>> import torch
-        >>> x = torch.tensor([[0.9, 0.1], [0.4, 0.6]])
-        >>> robust_accuracy(torch.nn.Identity(), (x, torch.tensor([0, 1])), eps=0.2)
-        0.5
-    """
-    where = "robust_accuracy"
-    for name, value in (("steps", steps), ("restarts", restarts), ("batch_size", batch_size)):
-        Integer(low=1).check(name, value, where)
-    batches = batches_of(data, batch_size, where)
-    total = sum(len(y) for _, y in batches)
-    stream = torch_stream(seed, where, device=batches[0][0].device)
-    survivors = 0
-    with evaluation_mode(model):
-        for x, y in batches:
-            for run in range(restarts + 1):
-                at = x
-                if run > 0:
-                    kind = "ball" if run > 1 else False
-                    at = pgd(
-                        model, x, y, norm=norm, eps=eps, steps=steps, random_start=kind, bounds=bounds, generator=stream
-                    )  # fmt: skip
-                with torch.no_grad():
-                    alive = model(at).argmax(-1) == y
-                # only those still right need another run
-                x, y = x[alive], y[alive]
-                if len(x) == 0:
-                    break
-            survivors += len(x)
-    return survivors / total
-
-
 def _perturb(
     perturbation: Perturbation,
     model: Any,

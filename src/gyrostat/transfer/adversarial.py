@@ -137,6 +137,7 @@ def robust_accuracy(
     bounds: Bounds = (0.0, 1.0),
     batch_size: int = 256,
     step_size: float | None = None,
+    restarts: int = 1,
 ) -> float:
     """Share of samples that are classified rightly and stay so under PGD; an upper bound of the true robust accuracy.
 
@@ -149,6 +150,7 @@ def robust_accuracy(
         bounds: Range of valid inputs, or None.
         batch_size: Splits ``(x, y)``.
         step_size: 2.5 eps / steps when left out.
+        restarts: Attack runs of which the worst counts; those after the first start at random, from torch's own stream.
 
     Raises:
         ArgumentError: Inputs outside the bounds, data that do not fit the model.
@@ -164,7 +166,9 @@ def robust_accuracy(
     """
     right, count = 0, 0
     for x, y in as_batches(data, batch_size, "robust_accuracy"):
-        found = pgd(model, x, y, norm=norm, eps=eps, steps=steps, step_size=step_size, bounds=bounds)
+        found = pgd(
+            model, x, y, norm=norm, eps=eps, steps=steps, step_size=step_size, restarts=restarts, bounds=bounds
+        )  # fmt: skip
         with evaluation_mode(model), torch.no_grad():
             # an attack raises the loss of each sample, which need not change the label of one that was wrong before
             held = (model(x).argmax(-1) == y) & (model(found).argmax(-1) == y)
