@@ -67,9 +67,9 @@ def calibration(probabilities: Tensor, y: Tensor, *, bins: int = 20) -> Calibrat
 
     Example:
         >>> import torch
-        >>> found = calibration(torch.tensor([[0.9, 0.1], [0.9, 0.1]]), torch.tensor([0, 1]))
-        >>> round(found.ece, 3), found.counts[18]
-        (0.4, 2)
+        >>> found = calibration(torch.tensor([[0.75, 0.25], [0.75, 0.25]]), torch.tensor([0, 1]))
+        >>> round(found.ece, 3), found.counts[15]
+        (0.25, 2)
     """
     where = "calibration"
     Integer(low=1).check("bins", bins, where)
