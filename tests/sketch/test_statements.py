@@ -1,26 +1,15 @@
-"""The statements S2-S12 of the specification."""
+"""The statements S2-S8, S10 and S12 of the specification: what the bounds say is what happens."""
 
 import warnings
 
 import numpy as np
 import pytest
-import scipy.sparse as sp
 
 from gyrostat import SketchWarning, bootstrap_error, certify, sketched_svd, svd
-from gyrostat._errors import ArgumentError, ArgumentTypeError, DataError, MemoryBudgetError, NonFiniteError
-from gyrostat.sketch.rows import as_rows
-from gyrostat.sketch.sketches import METHODS, sketch
-
-
-def polynomial(n=2000, d=30, seed=0, values=None):
-    g = np.random.default_rng(seed)
-    U, V = np.linalg.qr(g.standard_normal((n, d)))[0], np.linalg.qr(g.standard_normal((d, d)))[0]
-    s = 1.0 / np.arange(1, d + 1) if values is None else np.asarray(values)
-    return U * s @ V.T, U, s, V
-
-
-def sine(a, b):
-    return np.sqrt(np.maximum(0, 1 - np.abs(np.sum(a.conj() * b, axis=0)) ** 2))
+from gyrostat._errors import ArgumentError
+from gyrostat.sketch.delta import delta_error
+from gyrostat.sketch.sketches import METHODS, Sketch, sketch
+from tests.sketch.matrices import polynomial, sine
 
 
 def index_loop(Y, k, boot_idx):
@@ -61,8 +50,100 @@ def test_s3_coverage(method):
         q = bootstrap_error(r, seed=seed, quiet=True).simultaneous
         worst = [np.abs(r.s - s[:3]).max(), sine(r.U, U[:, :3]).max(), sine(r.Vt.T, V[:, :3]).max()]
         hits += [e <= q[m] for e, m in zip(worst, ("values", "left", "right"))]
-    # 100 replicates cover about .925; three binomial standard deviations below that with 150 sketches
-    assert np.all(hits / 150 >= 0.86), hits / 150
+    # three binomial standard deviations below .94 with 150 sketches
+    assert np.all(hits / 150 >= 0.88), hits / 150
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["gaussian", "uniform", "length", "countsketch"])
+def test_s3_coverage_is_between_93_and_97_percent(method):
+    hits, trials = np.zeros(3), 1000
+    for trial in range(trials):
+        A, U, s, V = polynomial(3000, 30, seed=trial)
+        r = sketched_svd(A, 3, 500, method, seed=trial)
+        q = bootstrap_error(r, seed=trial, quiet=True).simultaneous
+        worst = [np.abs(r.s - s[:3]).max(), sine(r.U, U[:, :3]).max(), sine(r.Vt.T, V[:, :3]).max()]
+        hits += [e <= q[m] for e, m in zip(worst, ("values", "left", "right"))]
+    assert np.all((hits / trials >= 0.93) & (hits / trials <= 0.97)), hits / trials
+
+
+def test_s4_extrapolated_bounds_hold():
+    A, U, s, V = polynomial(4096, 30)
+    kept = {600: np.zeros(3), 2400: np.zeros(3)}
+    for seed in range(60):
+        small = bootstrap_error(sketched_svd(A, 3, 150, "uniform", seed=seed), seed=seed, quiet=True)
+        for t, count in kept.items():
+            r = sketched_svd(A, 3, t, "uniform", seed=1000 + seed)
+            worst = [np.abs(r.s - s[:3]).max(), sine(r.U, U[:, :3]).max(), sine(r.Vt.T, V[:, :3]).max()]
+            bounds = small.extrapolate(t).simultaneous
+            count += [e <= bounds[m] for e, m in zip(worst, ("values", "left", "right"))]
+    # the specification asks for .88 of 3,200 pairs; two standard deviations more for 60
+    assert all(np.all(c / 60 >= 0.82) for c in kept.values()), kept
+
+
+def test_s5_gaussian_asymptotics():
+    d, t, reps = 30, 4000, 300
+    s = 1.0 / np.arange(1, d + 1)
+    random, seen = np.random.default_rng(0), np.zeros((3, 3))
+    for _ in range(reps):
+        # left vectors of the rotated problem A = diag(s): u_j = A v_j/|A v_j|
+        values, V = np.linalg.eigh((G := random.standard_normal((t, d)) * s / np.sqrt(t)).T @ G)
+        V = V[:, ::-1][:, :3]
+        left = V * s[:, None] / np.linalg.norm(V * s[:, None], axis=0)
+        seen += [
+            (np.sqrt(values[::-1][:3]) - s[:3]) ** 2,
+            1 - left[range(3), range(3)] ** 2,
+            1 - V[range(3), range(3)] ** 2,
+        ]
+    lam = s**2
+    gap = (lam[:3, None] - lam[None, :]) ** 2
+    gap[range(3), range(3)] = np.inf
+    theory = np.array([lam[:3] / 2, (lam[None, :] ** 2 / gap).sum(1), (lam[:3, None] * lam[None, :] / gap).sum(1)])
+    # one standard deviation of a mean square over 300 is about 8 %
+    np.testing.assert_allclose(t * seen / reps, theory, rtol=0.2)
+    # and the delta method finds the same numbers in one sketch
+    found = delta_error(Sketch(random.standard_normal((t, d)) * s / np.sqrt(t), "gaussian", 10**6, 0), 3)
+    for row, metric in zip(theory, ("values", "left", "right")):
+        np.testing.assert_allclose(t * found[metric] ** 2, row, rtol=0.2)
+
+
+@pytest.mark.parametrize("method", ["uniform", "length", "gaussian", "countsketch", "srht"])
+def test_s6_bootstrap_agrees_with_the_delta_method(method):
+    r = sketched_svd(polynomial(4000, 20)[0], 3, 1000, method)
+    bounds, delta = bootstrap_error(r, replicates=400, quiet=True), delta_error(r, 3)
+    for metric, rms in delta.items():
+        ratio = np.mean(bounds.replicates[metric] ** 2, axis=0) / rms**2
+        assert np.all((ratio > 0.8) & (ratio < 1.25)), (metric, ratio)
+
+
+def test_delta_method_refuses_what_it_cannot_do():
+    A = polynomial(500, 10)[0]
+    with pytest.raises(ArgumentError, match="power"):
+        delta_error(sketched_svd(A, 2, 200, power=1), 2)
+    with pytest.raises(ArgumentError, match="k must be"):
+        delta_error(sketched_svd(A, 2, 200), 11)
+
+
+def test_bounds_of_countsketch_follow_its_own_law():
+    # t/n = 1/3: plain resampling is too wide by sqrt(1 + 1.5/3) = 1.22 here
+    A, _, s, _ = polynomial(900, 20)
+    errors, widths = [], []
+    for seed in range(200):
+        r = sketched_svd(A, 1, 300, "countsketch", left=False, seed=seed)
+        errors.append(r.s[0] - s[0])
+        widths.append(np.sqrt(np.mean(bootstrap_error(r, quiet=True).replicates["values"] ** 2)))
+    # the standard error of each root mean square is about 5 %
+    assert 0.88 < np.mean(widths) / np.sqrt(np.mean(np.square(errors))) < 1.12
+
+
+def test_unbiased_quantile_is_a_replicate():
+    r = sketched_svd(polynomial()[0], 2, 300)
+    b = bootstrap_error(r, replicates=99, quiet=True)
+    # the 95th of 99 leaves five of a hundred exchangeable errors above
+    np.testing.assert_allclose(b.per_component["right"], np.sort(b.replicates["right"], axis=0)[94])
+    assert (
+        bootstrap_error(r, quantile="linear", quiet=True).per_component["right"][0] <= b.per_component["right"][0] * 2
+    )
 
 
 def test_coherent_rows_warn():
@@ -83,6 +164,22 @@ def test_s7_near_ties_warn_and_the_pair_is_bounded_as_a_space():
         hits += angle <= b.subspace[2]
     assert told >= 36  # now and then the sketch itself pushes the pair further apart than twice its error
     assert hits >= 0.84 * 40  # 3 standard deviations below .95
+
+
+@pytest.mark.parametrize("method", ["countsketch", "sparse_sign"])
+def test_coherent_rows_are_said_to_widen_the_bounds(method):
+    A = np.random.default_rng(0).standard_t(1, (2000, 20))
+    assert any(
+        "wider than the error" in w for w in bootstrap_error(sketched_svd(A, 2, 300, method), quiet=True).warnings
+    )
+    plain = bootstrap_error(sketched_svd(polynomial()[0], 2, 300, method), quiet=True).warnings
+    assert not any("wider" in w for w in plain)
+
+
+def test_a_power_sketch_that_loses_values_says_so():
+    A = polynomial(values=10.0 ** -np.arange(30))[0]
+    with pytest.warns(SketchWarning, match="rounding"):
+        sketched_svd(A, 4, 300, power=2)
 
 
 def test_small_sketch_and_few_replicates_warn():
@@ -107,48 +204,6 @@ def test_s8_two_stage_reaches_the_tolerance_or_goes_exact():
     assert r.exact
     assert "exact" in r.note
     assert sine(r.Vt.T, V[:, :2]).max() < 1e-7  # sqrt of the rounding of 1 - c²
-
-
-@pytest.mark.parametrize("method", ["gaussian", "countsketch", "sparse_sign", "srht"])
-def test_s9_chunks_do_not_matter(method):
-    A = polynomial(3000, 20)[0]
-    whole = sketch(lambda: iter([A]), 200, method=method) if method != "srht" else sketch(A, 200, method=method)
-    for step in (3000, 1024, 700, 37):
-        rows = as_rows([A[a : a + step] for a in range(0, 3000, step)])[0]
-        rows.n = 3000
-        np.testing.assert_array_equal(sketch(rows, 200, method=method).matrix, whole.matrix)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_s9_sources_agree(method):
-    import torch
-
-    A = polynomial(2100, 12)[0]
-    A[np.abs(A) < 0.01] = 0
-    expected = sketch(A, 150, method=method).matrix
-    sources = [sp.csr_matrix(A), torch.from_numpy(A), A.copy(order="F")]
-    da = pytest.importorskip("dask.array")
-    sources.append(da.from_array(A, chunks=(500, 12)))
-    for source in sources:
-        found = sketch(source, 150, method=method).matrix
-        if method != "length":  # a stream is sampled in distribution only
-            np.testing.assert_allclose(found, expected, atol=1e-10)
-        assert found.shape == expected.shape
-
-
-@pytest.mark.parametrize("kind", ["zarr", "h5py"])
-def test_arrays_on_disk(kind, tmp_path):
-    A = polynomial(900, 12)[0]
-    module = pytest.importorskip(kind)
-    if kind == "zarr":
-        array = module.open(str(tmp_path / "a.zarr"), mode="w", shape=A.shape, chunks=(100, 12), dtype="f8")
-        array[:] = A
-    else:
-        array = module.File(tmp_path / "a.h5", "w").create_dataset("A", data=A, chunks=(100, 12))
-    for method in ("countsketch", "uniform"):
-        expected = sketched_svd(A, 2, 200, method)
-        found = sketched_svd(array, 2, 200, method)
-        np.testing.assert_allclose(found.s, expected.s, atol=1e-12)
 
 
 def test_s10_power_sketch():
@@ -193,29 +248,3 @@ def test_s12_never_nan():
     for method in METHODS:
         b = bootstrap_error(sketched_svd(A, 8, 120, method), quiet=True)
         assert all(np.all(np.isfinite(e)) for e in b.replicates.values()), method
-
-
-def test_bad_input_names_the_place(tmp_path):
-    A = polynomial(500, 10)[0]
-    A[77, 3] = np.inf
-    with pytest.raises(NonFiniteError, match="row 77, column 3"):
-        sketched_svd(A, 2, 50)
-    with pytest.raises(NonFiniteError, match="row 3, column 77"):
-        sketched_svd(A.T, 2, 50)
-    with pytest.raises(NonFiniteError, match="row 77, column 3"):
-        sketched_svd(sp.csr_matrix(A), 2, 50)
-    good = polynomial(500, 10)[0]
-    with pytest.raises(ArgumentError, match="rank"):
-        svd(good, 10)
-    with pytest.raises(ValueError, match="sketch_size"):
-        sketched_svd(good, 5, 4)
-    with pytest.raises(ArgumentTypeError, match="numbers"):
-        sketched_svd(good.astype(object), 2, 50)
-    with pytest.raises(DataError, match="block 1"):
-        sketched_svd(iter([good, good[:, :9]]), 2, 50)
-    rows = as_rows([good[:100], good[100:300]])[0]
-    rows.n = 500
-    with pytest.raises(DataError, match="ended after 300"):
-        sketched_svd(rows, 2, 50)
-    with pytest.raises(MemoryBudgetError):
-        sketched_svd(good, 2, 50, memory_limit=1000)

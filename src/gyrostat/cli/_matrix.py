@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .._errors import DataError, missing_extra
+from .._errors import DataError, GyrostatError, missing_extra
 
 BLOCK = 8192
 
@@ -38,12 +39,11 @@ def open_matrix(file: Path, dataset: str | None = None) -> Any:
             f"{file}: files of type {file.suffix or '(none)'} are not read; use .npy, .npz, .zarr, .h5, .csv or .parquet"
         )
     try:
-        source = opener(file, dataset)
-    except (ValueError, TypeError, EOFError, KeyError, OSError) as error:
-        if isinstance(error, DataError):
-            raise
+        rows, _ = as_rows(opener(file, dataset))
+    except GyrostatError:
+        raise
+    except (ValueError, TypeError, EOFError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{file} cannot be read as a matrix: {error}") from error
-    rows, _ = as_rows(source)
     rows.guard = guard
     return rows
 
@@ -58,7 +58,7 @@ def _npz(file: Path, dataset: str | None) -> Any:
     import numpy as np
     import scipy.sparse as sp
 
-    with np.load(file, allow_pickle=False) as held:
+    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as held:
         names = set(held.files)
         if not {"format", "shape", "data"} <= names:
             return _only(file, {name: held[name] for name in names if dataset in (None, name)}, dataset)
@@ -128,8 +128,11 @@ def _parquet(file: Path, dataset: str | None) -> Any:
         raise missing_extra("pyarrow", "parquet", "Reading parquet") from error
 
     def blocks() -> Iterator[Any]:
-        with parquet.ParquetFile(file) as found:
-            for batch in found.iter_batches(batch_size=BLOCK):
-                yield np.column_stack([c.to_numpy(zero_copy_only=False) for c in batch.columns])
+        try:
+            with parquet.ParquetFile(file) as found:
+                for batch in found.iter_batches(batch_size=BLOCK):
+                    yield np.column_stack([c.to_numpy(zero_copy_only=False) for c in batch.columns])
+        except OSError as error:
+            raise DataError(f"{file} cannot be read to its end: {error}") from error
 
     return blocks

@@ -205,7 +205,7 @@ def bootstrap_error(
     else:
         draws = np.asarray(boot_idx)
     W = np.stack([np.bincount(row, minlength=t) for row in draws]).astype(float)  # (B, t)
-    factor, plain = _law(found, X)
+    factor, plain = law(found, X)
     values, Q = _eigen(X, W, factor)
     root = np.sqrt(np.maximum(values[:, :k], 0.0)) ** tail  # (B, k)
     overlap = np.abs(np.diagonal(Q, axis1=1, axis2=2)[:, :k])  # (B, k)
@@ -245,7 +245,7 @@ def bootstrap_error(
     )
 
 
-def _law(found: Sketch, X: np.ndarray) -> tuple[np.ndarray | float, tuple[str, ...]]:
+def law(found: Sketch, X: np.ndarray) -> tuple[np.ndarray | float, tuple[str, ...]]:
     """What the replicates' deviations from XᴴX are multiplied with where the rows of the sketch are not i.i.d.
 
     Resampling rows of a countsketch also resamples how much of A fell into each, which is no error: with U the left

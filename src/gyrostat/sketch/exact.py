@@ -48,7 +48,11 @@ def exact_from(
     watch: Watch,
     centre_gram: Centre | None = None,
 ) -> SketchedSVDResult:
-    """Exact triplets of rows, turned back if ``flip``; ``centre_gram`` maps the Gram matrix to that of centred rows."""
+    """Exact triplets of rows, turned back if ``flip``.
+
+    ``centre_gram`` maps the Gram matrix to that of centred rows; their vectors along the rows are then computed only where
+    they are right vectors of the matrix that was given (``flip``).
+    """
     d, n = rows.d, rows.n or 0
     U: np.ndarray | None = None
     how = "by the Gram matrix"
@@ -71,7 +75,8 @@ def exact_from(
         s, V = np.sqrt(np.maximum(values[::-1][:rank], 0.0)), vectors[:, ::-1][:, :rank]
         if s[-1] < 1e-6 * s[0] and centre_gram is None:
             U, s, V = rayleigh_ritz(rows, vectors[:, ::-1][:, : min(d, rank + 10)], rank, watch)
-        elif (left or flip) and centre_gram is None:
+        elif flip or (left and centre_gram is None):
+            # vectors of centred rows sum to zero, so turned rows need no centring here
             U = left_vectors(rows, V, watch)
     bounds = bootstrap_error(turned(U, s, V, flip), alpha=alpha)
     return turned(U, s, V, flip, None, bounds, history, f"{note}, {how}")

@@ -59,7 +59,7 @@ class NpyFile:
     def _part(self, rows: Any, columns: Any, n: int, d: int) -> np.ndarray:
         if isinstance(rows, slice):
             a, b, step = rows.indices(n)
-            if step == 1 and columns == slice(None):
+            if step == 1 and isinstance(columns, slice) and columns == slice(None):
                 return self._window(a, max(a, b), d)
             index = np.arange(a, b, step)
         else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -94,10 +95,10 @@ class Watch:
         if file is None or not file.is_file():
             return None
         try:
-            with np.load(file, allow_pickle=False) as held:
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as held:
                 state = {key: held[key] for key in held.files}
             mark = str(state.pop("mark"))
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             # a state cut short by a crash is worth nothing; the pass starts again
             return None
         if mark != _mark(rows):

@@ -262,7 +262,7 @@ def to_tolerance(
         size, stage = (min(grown, max_size) if max_size is not None else grown), stage + 1
     for message in bounds.warnings:
         warn(message)
-    U = left_vectors(rows, V[:, :rank], watch) if (left or flip) and centre is None else None
+    U = left_vectors(rows, V[:, :rank], watch) if flip or (left and centre is None) else None
     watch.forget()
     stages = "one stage" if len(history) == 1 else f"{len(history)} stages"
     note = f"{found.method} sketch of {found.size} rows, {stages}"
