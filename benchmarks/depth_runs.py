@@ -73,7 +73,7 @@ COMPRESSED = ["basis", "solver", "parameters", "test accuracy", "time / uncompre
 
 
 def fashion(args):
-    data = open_depth_data(f"fashion-mnist:layout=rows,limit={args.limit}", 0)
+    data = open_depth_data(f"fashion-mnist:limit={args.limit}", 0)
     grow = tuple(1 + args.epochs * i // 4 for i in (1, 2, 3))
     decay = (1 + args.epochs * 3 // 4,)
 

@@ -122,7 +122,7 @@ def test_tagged_sentences(treebank):
 
 def test_the_verbs_train_compress_and_export(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    line = "train-depth digits:layout=8x8 --epochs 2 --refine-at 2 --channels 2 --segments 1 --solver euler --quiet"
+    line = "train-depth digits --epochs 2 --refine-at 2 --channels 2 --segments 1 --solver euler --quiet"
     assert call(line) == 0
     assert "test accuracy" in capsys.readouterr().out
     assert call(line) == 2  # finished: refuses to overwrite

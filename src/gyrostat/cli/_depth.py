@@ -6,13 +6,16 @@ from typing import Any
 
 
 def open_depth_data(spec: str, seed: int) -> Any:
-    """Images as rows, or tagged sentences for ``ud-english-ewt``."""
-    from ..data.catalogue import open_data, parse_options
+    """Images, sequences that are images row by row, or tagged sentences for ``ud-english-ewt``."""
+    from ..data.catalogue import open_data, open_images, parse_options, sources
     from ..data.tags import ud_english_ewt
 
     name, _, tail = spec.partition(":")
     if name == "ud-english-ewt":
         return ud_english_ewt(**parse_options(tail.split(","), spec))
+    source = sources().get(name)
+    if source is not None and source.images is not None and "layout=" not in tail:
+        return open_images(spec, seed=seed)
     return open_data(spec, seed=seed)
 
 

@@ -46,12 +46,12 @@ def train_depth(
 ) -> int:
     """Train a ContinuousNet on images or a continuous-depth tagger; the same line again goes on after an interruption.
 
-    Example: gyrostat train-depth digits:layout=8x8 --refine-at 5,10 --epochs 15 --channels 8 --segments 2
+    Example: gyrostat train-depth digits --refine-at 5,10 --epochs 15 --channels 8 --segments 2
     Takes seconds for the example, hours for full image sets on a CPU. Progress is shown, metrics go to
     OUT/metrics.jsonl, each finished level to OUT/level-NUMBER-kK.safetensors.
 
     Args:
-        data: An image set read by rows (digits:layout=8x8, fashion-mnist:layout=rows) or ud-english-ewt.
+        data: An image set (digits, mnist, fashion-mnist, cifar10), images as sequences of rows, or ud-english-ewt.
         out: Run directory.
         basis: Functions of depth at the start, such as piecewise_constant:1 or hat:3.
         solver: euler, midpoint, heun, ralston, kutta3, ssprk3, rk4 or rk4_38.
@@ -106,8 +106,9 @@ def train_depth(
     )  # fmt: skip
     opened = open_depth_data(data, seed)
     tagged = hasattr(opened, "tags")
+    colours = opened.pixels.shape[1] if hasattr(opened, "pixels") else 1
     net = NetConfig(
-        kind="tags" if tagged else "image", inputs=len(opened.words) if tagged else 1,
+        kind="tags" if tagged else "image", inputs=len(opened.words) if tagged else colours,
         outputs=len(opened.tags) if tagged else len(opened.classes), basis=basis, solver=solver, n_steps=n_steps,
         scale=scale, channels=channels, segments=segments, variant=variant, skip_init=skip_init, embed_dim=embed_dim,
         num_heads=num_heads, dropout=dropout, max_length=opened.x.shape[1] if tagged else 512,

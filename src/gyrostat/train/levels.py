@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .._checks import Boolean, Integer, Real, check
 from .._errors import ArgumentError, CheckpointError, DataError
 from .._rng import torch_stream
+from ..data.images import ImageData
 from ..data.sequences import SequenceData, content_hash
 from ..data.tags import TaggedData
 from ..depth.change import blocks, match_checkpoint, project, refine
@@ -176,7 +177,7 @@ def halved(basis: Basis, epoch: int) -> Basis:
 
 @dataclass(frozen=True)
 class Images:
-    """Images ``(N, 1, H, W)`` or tagged sentences ``(N, L)`` as a network of continuous depth takes them."""
+    """Images ``(N, C, H, W)`` or tagged sentences ``(N, L)`` as a network of continuous depth takes them."""
 
     name: str
     x: np.ndarray
@@ -191,24 +192,26 @@ class Images:
         return content_hash(self.x, self.y, None, self.split)
 
 
-def as_examples(data: SequenceData | TaggedData) -> Images:
-    """Images from sequences of rows, or tokens.
+def as_examples(data: ImageData | SequenceData | TaggedData) -> Images:
+    """Images, images from sequences of rows, or tokens.
 
     Raises:
         DataError: The sequences are not rows of images with classes.
     """
     if isinstance(data, TaggedData):
         return Images(data.name, data.x, data.y, "tag", data.split)
+    if isinstance(data, ImageData):
+        return Images(data.name, data.floats(), data.y, "classify", data.split)
     if data.task != "classify" or data.lengths is not None or data.x.shape[2] < 4:
         raise DataError(
-            f"{data.name}: not images with classes; open an image set row by row, such as digits:layout=8x8 or "
-            "fashion-mnist:layout=rows"
+            f"{data.name}: not images with classes; name an image set such as digits, fashion-mnist or cifar10, or "
+            "bring images as sequences of rows"
         )
     return Images(data.name, data.x[:, None], data.y, "classify", data.split)
 
 
 def train_levels(
-    data: SequenceData | TaggedData,
+    data: ImageData | SequenceData | TaggedData,
     net: NetConfig,
     levels: Levels,
     folder: Path,
@@ -223,7 +226,7 @@ def train_levels(
     """Train a network of continuous depth, or go on where an interrupted run of the same settings stopped.
 
     Args:
-        data: Images row by row, or tagged sentences.
+        data: Images, sequences that are images row by row, or tagged sentences.
         net: What to train.
         levels: How, and when it grows.
         folder: Run directory, as of :func:`gyrostat.train.loop.train`, and ``level-1-k1.safetensors`` (number and K)
