@@ -82,6 +82,8 @@ def _parts(model: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 def _check_external(entry: dict[str, str], folder: Path, name: str) -> None:
     location = entry.get("location", "")
+    if not isinstance(location, str):  # a string field that is not UTF-8 arrives as bytes
+        raise UnsafeFileError(f"{name}: the name of its weights is not text; copy or export it again")
     relative = Path(location)
     inside = (
         location

@@ -9,6 +9,7 @@ the way out, or, with ``trust``, loaded in a child process with limits (see :mod
 from __future__ import annotations
 
 import hashlib
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from .pickles import PickleReport, walk
 from .worker import Limits, Worker
 
 MAX_PICKLE = 64 << 20
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _NUMPY_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
 
 
@@ -95,7 +97,7 @@ def load_model(
     if kind.name == "safetensors":
         return _with_architecture(path, "safetensors", digest, architecture, _read_safetensors)
     report = pickle_report(path) if kind.name in ("torch", "pickle") else None
-    if report is not None and report.safe:
+    if report is not None and report.safe and (kind.name == "torch" or _is_legacy(path)):
         return _with_architecture(path, "torch", digest, architecture, _read_checkpoint)
     if trust and kind.name in ("torch", "pickle", "torchscript", "pt2"):
         warning = "loaded with trust: the file ran its own code, in a process with limits that is not a sandbox"
@@ -122,7 +124,7 @@ def pickle_report(path: str | Path) -> PickleReport:
             entries = archive.infolist()
             _check_archive(path, entries)
             pickles = [e for e in entries if e.filename.endswith(".pkl")]
-            reports = [walk(archive.read(e)) for e in pickles]
+            reports = [walk(archive.read(e), pickles=None) for e in pickles]
     except (zipfile.BadZipFile, ValueError, RuntimeError, EOFError, OSError, IndexError) as error:
         if isinstance(error, UnsafeFileError):
             raise
@@ -130,6 +132,12 @@ def pickle_report(path: str | Path) -> PickleReport:
     named = tuple(dict.fromkeys(g for r in reports for g in r.globals))
     trouble = next((r.trouble for r in reports if r.trouble), "" if reports else "an archive without a pickle")
     return PickleReport(named, sum(r.calls for r in reports), not trouble, trouble)
+
+
+def _is_legacy(path: Path) -> bool:
+    """Whether a bare pickle is a checkpoint of torch before 1.6, which begins with a pickled magic number."""
+    with path.open("rb") as file:
+        return file.read(len(_LEGACY)) == _LEGACY
 
 
 def sha256_of(path: Path) -> str:
@@ -156,7 +164,7 @@ def _check_archive(path: Path, entries: list[zipfile.ZipInfo]) -> None:
         raise UnsafeFileError(f"{path.name}: the archive is encrypted; re-save the checkpoint")
 
 
-def _in_worker(path: Path, kind: str, digest: str, limits: Limits | None, warnings: list[str]) -> LoadedModel:
+def _in_worker(path: Path, kind: str, digest: str, limits: Limits | None, notes: list[str]) -> LoadedModel:
     worker = Worker(limits)
     try:
         about, _ = worker.call("load", {"path": str(path.resolve()), "kind": kind})
@@ -171,7 +179,7 @@ def _in_worker(path: Path, kind: str, digest: str, limits: Limits | None, warnin
             raise UnsafeFileError(f"{path.name}: the model answered nothing")
         return found
 
-    return LoadedModel(predict, kind, digest, tuple(map(int, shape)) if shape else None, warnings, worker)
+    return LoadedModel(predict, kind, digest, tuple(map(int, shape)) if shape else None, notes, worker)
 
 
 def _with_architecture(
@@ -209,7 +217,9 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     import torch
 
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # about pickle protocols that it can read all the same
+            warnings.simplefilter("ignore")
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, TypeError, KeyError, IndexError,
             AttributeError, OverflowError, MemoryError, AssertionError) as error:  # fmt: skip
         raise UnsafeFileError(f"{path.name}: a damaged checkpoint ({' '.join(str(error).split())[:120]})") from error

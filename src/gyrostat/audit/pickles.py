@@ -17,7 +17,7 @@ from typing import Any
 from .._errors import UnsafeFileError
 from .._results import Result
 
-MAX_OPCODES = 2_000_000
+MAX_OPCODES = 500_000  # a checkpoint takes about thirty for each tensor
 _STORAGES = (
     "Bool",
     "Byte",
@@ -178,6 +178,8 @@ class _Machine:
         elif name == "MARK":
             stack.append(_MARK)
         elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            if argument > MAX_OPCODES:  # an unpickler in C sets aside memory for every index below it
+                raise ValueError("a memo index beyond any use")
             self.memo[argument] = stack[-1]
         elif name == "MEMOIZE":
             self.memo[len(self.memo)] = stack[-1]
