@@ -27,7 +27,7 @@ WRONG = [
     ["compare", "digits", "--models", "lem,lem"],
     ["compare", "digits", "--models", "nothing"],
     ["compare", "digits", "--seeds", "0"],
-    ["compare", "digits", "--match", "weight"],
+    ["compare", "digits", "--same", "weight"],
     ["predict", "nowhere", "digits"],
     ["cells", "show"],
     ["cells", "show", "lme"],

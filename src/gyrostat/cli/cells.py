@@ -23,6 +23,8 @@ def cells(action: str | None = None, name: str | None = None, /) -> int:
             text = (sys.modules[get_cell(known).__module__].__doc__ or "").strip().splitlines()[0]
             print(f"{known:15} {text}")
         return 0
+    if action == "show" and name is None:
+        raise ArgumentError(f"gyrostat cells show needs the name of a cell; there are {', '.join(cell_names())}")
     if action != "show" or name is None:
         raise ArgumentError(f"gyrostat cells takes nothing or: show NAME; got {action!r}")
     print((sys.modules[get_cell(name).__module__].__doc__ or "").strip())

@@ -18,7 +18,7 @@ def compare(
     lr: float = 5e-3,
     hidden_size: int = 64,
     num_layers: int = 1,
-    match: Literal["hidden", "params"] = "hidden",
+    same: Literal["hidden-size", "parameters"] = "hidden-size",
     workers: int = 0,
     picture: Path | None = None,
     json: bool = False,
@@ -41,7 +41,7 @@ def compare(
         lr: Learning rate of Adam, divided by ten for the last tenth of the epochs.
         hidden_size: Units of each layer.
         num_layers: Stacked layers.
-        match: hidden gives all models the same hidden size, params the parameter count of the first.
+        same: hidden-size gives all models the same number of units, parameters the parameter count of the first.
         workers: Processes at a time; 0 takes one per core.
         picture: Also write the pictures to this PNG file.
         json: Print the result as JSON instead of a table.
@@ -60,7 +60,8 @@ def compare(
     from ..train.compare import make_jobs, recommend, run_jobs, summarise, work
     from ..train.compare_page import build_page, save_picture
     from ..train.config import TrainConfig
-    from ._shared import facts, out_folder, print_json, stderr
+    from ..train.task import LABELS
+    from ._shared import facts, out_folder, print_json, result_console, stderr
 
     rules = {"seeds": Integer(1, 100), "hidden_size": Integer(1), "num_layers": Integer(1), "workers": Integer(0)}
     check(rules, locals(), "compare")
@@ -68,12 +69,15 @@ def compare(
     TrainConfig(**settings)
     opened = open_data(data)
     names = [m.strip() for m in models.split(",") if m.strip()]
-    sizes = {"hidden_size": hidden_size, "num_layers": num_layers, "match": match}
+    sizes = {"hidden_size": hidden_size, "num_layers": num_layers, "same": same}
     make_jobs(data, opened, names, seeds, out, train=settings, **sizes)
     folder = out_folder(out, force, "report.json")
     jobs = make_jobs(data, opened, names, seeds, folder, train=settings, **sizes)
     config = {"command": "compare", "data": data, "models": names, "seeds": seeds, **settings, **sizes}
     write_atomically(folder / "config.json", json_module.dumps(config, indent=1).encode())
+    same_words = (
+        f"hidden size {hidden_size}" if same == "hidden-size" else f"parameters as {names[0]} of size {hidden_size}"
+    )
     count = workers or min(os.cpu_count() or 1, len(jobs))
     columns = (
         TextColumn("{task.description}"),
@@ -89,7 +93,7 @@ def compare(
     report = {"data": opened.describe(), "verdict": list(verdict), "models": rows, "settings": config, "facts": facts()}
     page = build_page(
         "Which recurrent model?", opened.describe(), verdict, rows, results, opened.task,
-        {**report["facts"], "licence of the data": opened.licence, "provenance": opened.provenance, "match": match},
+        {**report["facts"], "licence of the data": opened.licence, "provenance": opened.provenance, "same": same_words},
     )  # fmt: skip
     page.write(folder / "report.html")
     write_atomically(folder / "report.json", json_module.dumps({**report, "runs": results}, indent=1).encode())
@@ -98,10 +102,13 @@ def compare(
     if json:
         print_json(report)
         return 0
-    from rich.console import Console
-
-    score = "accuracy" if opened.task == "classify" else "RMSE"
-    table = Table(title=opened.describe(), title_justify="left", box=None, header_style="bold")
+    score = "accuracy" if opened.task in LABELS else "RMSE"
+    table = Table(
+        title=f"{opened.describe()}\nsame {same_words} for all models",
+        title_justify="left",
+        box=None,
+        header_style="bold",
+    )
     heads = ("model", f"test {score}", "± seeds", "white σ=0.2", "s&p 5 %", "params", "hidden", "s/epoch")
     for i, column in enumerate(heads):
         table.add_column(column, justify="left" if i == 0 else "right")
@@ -111,7 +118,7 @@ def compare(
             r["model"], f"{r['score']:.4f}", spread, f"{r['white']['0.2']:.4f}", f"{r['salt_pepper']['0.05']:.4f}",
             str(r["parameters"]), str(r["hidden_size"]), f"{r['seconds_per_epoch']:.2f}",
         )  # fmt: skip
-    console = Console(highlight=False, width=None if os.isatty(1) else 120)
+    console = result_console()
     console.print(table)
     console.print(f"\n{verdict[0]} {verdict[1]}", soft_wrap=True)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)

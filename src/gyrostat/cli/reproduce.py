@@ -9,7 +9,7 @@ def reproduce(
     name: str | None = None,
     /,
     *,
-    scale: str = "small",
+    scale: str | None = None,
     out: Path | None = None,
     workers: int = 0,
     json: bool = False,
@@ -23,7 +23,7 @@ def reproduce(
 
     Args:
         name: A recipe of the list.
-        scale: smoke (minutes), small, or paper (the paper's own setting).
+        scale: smoke (minutes), small, or paper (the paper's own setting); small where there is one when left out.
         out: Folder for report.html, report.json and the runs; reproduced/NAME-SCALE when left out.
         workers: Runs at a time; 0 takes one per core.
         json: Print the result as JSON.
@@ -56,13 +56,14 @@ def reproduce(
             table.add_row(key, f"{recipe.title} (arXiv:{recipe.source})", told, scales)
         console.print(table)
         return 0
-    recipe = get_recipe(name, scale)
+    recipe, scale = get_recipe(name, scale)
+    recipe.check(scale)
     folder = out_folder(out or Path("reproduced") / f"{name}-{scale}", force, "report.json")
     from ..report.page import write_atomically
 
     write_atomically(folder / "config.json", json_module.dumps({"recipe": name, "scale": scale}).encode())
     if not quiet:
-        stderr.print(f"{recipe.title}. Scale {scale}: about {recipe.takes[scale]} on one core.")
+        stderr.print(f"{recipe.title}. Scale {scale}: about {recipe.takes[scale]} on one core.", soft_wrap=True)
 
     def say(word: str) -> None:
         if not quiet:

@@ -78,6 +78,9 @@ class Recipe(ABC):
         """Where the settings of a scale leave those of the paper, in words."""
         return []
 
+    def check(self, scale: str) -> None:  # noqa: B027  most have nothing to check
+        """Raise, before anything is written, when something is missing that the scale needs."""
+
     @abstractmethod
     def run(self, scale: str, folder: Path, *, workers: int = 1, say: Say = lambda _: None) -> list[Finding]:
         """Measure at a scale; what is finished in ``folder`` is not done again."""
@@ -125,8 +128,8 @@ def recipes() -> dict[str, Recipe]:
     return dict(sorted(found.items()))
 
 
-def get_recipe(name: str, scale: str) -> Recipe:
-    """The recipe ``name``, which must have ``scale``.
+def get_recipe(name: str, scale: str | None = None) -> tuple[Recipe, str]:
+    """The recipe ``name`` and a scale that it has: the given one, or ``"small"``, or its first.
 
     Raises:
         ArgumentError: There is no such recipe, or it has no such scale.
@@ -135,11 +138,12 @@ def get_recipe(name: str, scale: str) -> Recipe:
     if name not in known:
         raise ArgumentError(f"no recipe is called {name!r}{nearest(name, known)}; gyrostat reproduce lists them")
     recipe = known[name]
+    scale = scale or ("small" if "small" in recipe.takes else next(iter(recipe.takes)))
     if scale not in recipe.takes:
         raise ArgumentError(
             f"--scale: {name} has {', '.join(recipe.takes)}, got {scale!r}{nearest(scale, recipe.takes)}"
         )
-    return recipe
+    return recipe, scale
 
 
 def report(recipe: Recipe, scale: str, findings: Sequence[Finding]) -> dict[str, Any]:

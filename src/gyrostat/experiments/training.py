@@ -95,6 +95,19 @@ class Training(Recipe):
             found += [f"{k} {v} instead of {theirs.get(k, 'unset')}" for k, v in ours.items() if theirs.get(k) != v]
         return found
 
+    def check(self, scale: str) -> None:
+        """Open the data where they come from files.
+
+        Raises:
+            DataError: A file is missing or damaged.
+        """
+        from ..data.catalogue import open_data, sources
+
+        spec = self.scales[scale].data or self.data
+        source = sources().get(spec.partition(":")[0])
+        if source is None or source.files:
+            open_data(spec)
+
     def jobs(self, scale: str, folder: Path) -> list[TrainingJob]:
         """One run for each variant and seed."""
         change = self.scales[scale]

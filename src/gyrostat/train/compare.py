@@ -189,7 +189,7 @@ def make_jobs(
     train: dict[str, Any],
     hidden_size: int = 64,
     num_layers: int = 1,
-    match: str = "hidden",
+    same: str = "hidden-size",
     data_options: dict[str, Any] | None = None,
 ) -> list[Job]:
     """One job per model and seed.
@@ -203,7 +203,7 @@ def make_jobs(
         train: Settings of :class:`gyrostat.train.config.TrainConfig`.
         hidden_size: Hidden size of every model, or of the first one when parameters are matched.
         num_layers: Stacked layers.
-        match: ``"hidden"``: same hidden size; ``"params"``: same parameter count as the first model.
+        same: ``"hidden-size"``, or ``"parameters"``: the parameter count of the first model.
         data_options: Options for ``open_data``.
     """
     from .model import ModelConfig, model_names, parameter_count
@@ -223,7 +223,7 @@ def make_jobs(
     for name in models:
         config = ModelConfig.for_data(name, data, hidden_size=hidden_size, num_layers=num_layers)
         target = target or parameter_count(config)
-        if match == "params":
+        if same == "parameters":
             config = replace(config, hidden_size=matched_hidden(name, data, target, num_layers=num_layers))
         for seed in range(seeds):
             place = folder / "runs" / f"{name}-seed{seed}"
@@ -258,18 +258,20 @@ def summarise(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def recommend(rows: Sequence[dict[str, Any]], task: str) -> tuple[str, str]:
     """Which model to take, and why, in words; says so where the spreads overlap."""
-    sign = 1 if task == "classify" else -1
+    from .task import LABELS
+
+    sign = 1 if task in LABELS else -1
     level = str(WHITE[1])
 
     def noisy(row: dict[str, Any]) -> float:
         return row["white"][level]
 
     best = max(rows, key=lambda r: sign * r["score"])
-    tolerance = max(best["spread"] or 0.0, 0.005 if task == "classify" else 0.05 * best["score"])
+    tolerance = max(best["spread"] or 0.0, 0.005 if task in LABELS else 0.05 * best["score"])
     level_with = [r for r in rows if sign * (best["score"] - r["score"]) <= tolerance]
     chosen = max(level_with, key=lambda r: sign * noisy(r))
-    number = f"{chosen['score']:.1%} accuracy" if task == "classify" else f"an error of {chosen['score']:.4g}"
-    under = f"{noisy(chosen):.1%}" if task == "classify" else f"{noisy(chosen):.4g}"
+    number = f"{chosen['score']:.1%} accuracy" if task in LABELS else f"an error of {chosen['score']:.4g}"
+    under = f"{noisy(chosen):.1%}" if task in LABELS else f"{noisy(chosen):.4g}"
     others = [r["model"] for r in level_with if r is not chosen]
     why = f"It reaches {number} on the test set and {under} under white noise of {level}. "
     if others:
@@ -279,7 +281,7 @@ def recommend(rows: Sequence[dict[str, Any]], task: str) -> tuple[str, str]:
         why += "No other model comes within the spread over seeds. "
     steadiest = max(rows, key=lambda r: sign * noisy(r))
     if steadiest is not chosen:
-        value = f"{noisy(steadiest):.1%}" if task == "classify" else f"{noisy(steadiest):.4g}"
+        value = f"{noisy(steadiest):.1%}" if task in LABELS else f"{noisy(steadiest):.4g}"
         why += f"If your inputs are noisy, look at {steadiest['model']}, which holds {value} there. "
     if min(r["seeds"] for r in rows) < 3:
         why += "Fewer than three seeds: take the order as a hint."

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..report.figures import legend_below, new_figure, save_png, style
 from ..report.page import Page
+from .task import LABELS
 
 LAW_NAMES = {"white": "white noise σ", "salt_pepper": "salt and pepper, share α"}
 
@@ -20,7 +21,7 @@ def build_page(
     """The whole page of ``gyrostat compare``."""
     page = Page(title, subtitle)
     page.verdict(*verdict, kind="good")
-    score = "test accuracy" if task == "classify" else "test error (RMSE)"
+    score = "test accuracy" if task in LABELS else "test error (RMSE)"
     columns = ["model", score, "± over seeds", "white σ=0.2", "salt & pepper 5 %", "parameters", "hidden", "s / epoch"]
     chosen = next((i for i, r in enumerate(rows) if f" {r['model']}." in verdict[0]), None)
     table = [
@@ -60,7 +61,7 @@ def noise_figure(rows: Sequence[dict[str, Any]], task: str) -> Any:
             levels = [0.0, *(float(k) for k in row[law])]
             axis.plot(levels, [row["score"], *row[law].values()], label=row["model"], markersize=4.5, **style(i))
         axis.set_xlabel(label)
-    axes[0].set_ylabel("accuracy" if task == "classify" else "RMSE")
+    axes[0].set_ylabel("accuracy" if task in LABELS else "RMSE")
     legend_below(figure, axes[0])
     return figure
 
@@ -80,7 +81,7 @@ def learning_figure(rows: Sequence[dict[str, Any]], results: Sequence[dict[str, 
                 epochs, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.15, lw=0
             )
     axis.set_xlabel("epoch")
-    axis.set_ylabel("validation accuracy" if task == "classify" else "validation RMSE")
+    axis.set_ylabel("validation accuracy" if task in LABELS else "validation RMSE")
     legend_below(figure, axis)
     return figure
 
@@ -118,7 +119,7 @@ def save_picture(path: Path, rows: Sequence[dict[str, Any]], results: Sequence[d
             levels = [0.0, *(float(k) for k in row[law])]
             axis.plot(levels, [row["score"], *row[law].values()], label=row["model"], markersize=4.5, **style(i))
         axis.set_xlabel(label)
-        axis.set_ylabel("test accuracy" if task == "classify" else "RMSE")
+        axis.set_ylabel("test accuracy" if task in LABELS else "RMSE")
     shown = [r for r in results if "A" in r.get("eigenvalues", {})]
     for i, name in enumerate(dict.fromkeys(r["model"]["model"] for r in shown)):
         values = next(r for r in shown if r["model"]["model"] == name)["eigenvalues"]["A"]

@@ -13,6 +13,7 @@ from .._checks import OneOf
 from ..data.batches import Batch
 
 NAMES = ("classify", "regress", "predict", "tag")
+LABELS = ("classify", "tag")
 IGNORED = -100
 
 
@@ -38,7 +39,7 @@ class Task:
     @property
     def labels(self) -> bool:
         """Whether the score is an accuracy, which should be high; otherwise it is an error."""
-        return self.name in ("classify", "tag")
+        return self.name in LABELS
 
     def output(self, model: nn.Module, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The model's output for a batch."""
