@@ -32,6 +32,7 @@ _PUBLIC: dict[str, str] = {
     "ResidualRNNCell": "recurrent.elman",
     "OrthogonalRNN": "recurrent.orthogonal",
     "OrthogonalRNNCell": "recurrent.orthogonal",
+    "LatentGeometry": "numerics.geometry",
     "VectorFieldRNN": "recurrent.vector_field",
     "VectorFieldRNNCell": "recurrent.vector_field",
     "LEM": "recurrent.lem",
@@ -170,6 +171,7 @@ if TYPE_CHECKING:
     from .numerics.basis import DGLinear as DGLinear
     from .numerics.basis import Hat as Hat
     from .numerics.basis import PiecewiseConstant as PiecewiseConstant
+    from .numerics.geometry import LatentGeometry as LatentGeometry
     from .numerics.modal import AffineInDepth as AffineInDepth
     from .numerics.modal import Chebyshev as Chebyshev
     from .numerics.modal import Cosine as Cosine

@@ -1,7 +1,6 @@
 """Every registered cell holds the contract; a new cell is one class and is found by itself."""
 
 import pytest
-import torch
 
 from gyrostat.recurrent.cell import Cell, cell_names, get_cell
 from gyrostat.testing.cells import CHECKS, check_cell
@@ -18,6 +17,10 @@ VARIANTS = [(name, {}) for name in cell_names() if not name.startswith("toy")] +
     ("noisy", {"learn_dt": True, "noise_form": "released"}),
     ("lem", {"dt": 0.5}),
     ("lem", {"bias": False}),
+    ("orthogonal", {"parameterization": "dtriv"}),
+    ("orthogonal", {"parameterization": "cayley", "negative_signs": 1}),
+    ("vector_field", {"geometry": "ring", "flow": "expmv"}),
+    ("vector_field", {"geometry": "free", "divergence": "zero", "flow": "cayley"}),
 ]  # fmt: skip
 
 
@@ -68,19 +71,3 @@ def test_the_suite_catches_a_broken_cell():
 def test_unknown_cell_is_named_with_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'lem'"):
         get_cell("lemm")
-
-
-@pytest.mark.parametrize("name", [n for n in cell_names() if not n.startswith("toy")])
-def test_bf16_meta_and_autocast(name):
-    from gyrostat import Recurrent
-
-    half = Recurrent(3, 4, cell=name).bfloat16().eval()
-    assert half(torch.randn(5, 2, 3).bfloat16())[0].dtype == torch.bfloat16
-    meta = Recurrent(3, 4, cell=name, device="meta")
-    assert meta(torch.empty(5, 2, 3, device="meta"))[0].device.type == "meta"
-    full = Recurrent(3, 4, cell=name).eval()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        _, state = full(torch.randn(5, 2, 3))
-    first = state[0] if isinstance(state, tuple) else state
-    if get_cell(name).time_step:
-        assert first.dtype == torch.float32, "the state of a continuous-time cell stays in float32"

@@ -37,6 +37,35 @@ def test_stored_cayley_values_and_gradients():
     close(-2 * layer.skew_l0.grad, g["grad/C"][columns, rows])
 
 
+def test_released_names_round_trip():
+    g = {k: torch.as_tensor(v) for k, v in load_golden("lipschitz_cayley").items() if k.startswith("param/")}
+    own = {k.removeprefix("param/"): v for k, v in g.items()}
+    layer = OrthogonalRNN.from_released(own)
+    back = layer.to_released()
+    # only the skew half of C acts
+    close(back["C"], 0.5 * (own["C"] - own["C"].T))
+    assert torch.equal(back["E.weight"], own["E.weight"])
+    close(OrthogonalRNN.from_released(back).W(), layer.W())
+    for other in (OrthogonalRNN(3, 4), OrthogonalRNN(3, 4, 2, parameterization="cayley"),
+                  OrthogonalRNN(3, 4, parameterization="cayley", negative_signs=2)):  # fmt: skip
+        with pytest.raises(ArgumentError, match="to_released"):
+            other.to_released()
+
+
+def test_signs_reach_what_cayley_cannot():
+    layer = OrthogonalRNN(2, 5, parameterization="cayley", negative_signs=3, dtype=F64)
+    assert layer.signs_l0.tolist() == [-1, -1, -1, 1, 1]
+    W = layer.W()
+    close(W @ W.T, torch.eye(5, dtype=F64))
+    assert torch.linalg.det(W) < 0
+    plain = OrthogonalRNN(2, 5, parameterization="cayley", dtype=F64)
+    plain.load_state_dict({k: v for k, v in layer.state_dict().items() if k != "signs_l0"})
+    close(plain.W() @ torch.diag(layer.signs_l0), W)
+    for options in ({"parameterization": "exp"}, {"parameterization": "cayley", "negative_signs": 6}):
+        with pytest.raises(ArgumentError, match="negative_signs"):
+            OrthogonalRNN(2, 5, **{"negative_signs": 1, **options})
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("init", ["henaff", "cayley"])
 def test_orthogonal_before_and_after_a_step(form, init):

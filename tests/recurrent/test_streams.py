@@ -42,7 +42,57 @@ def test_whole_chunk_step_packed_padded(name, B, F, H, layers, data):
     assert as_tuple(final)[0].shape == (layers, B, H)
 
 
-def test_compiled_equals_eager_with_gradients_and_does_not_unroll():
+def values_and_gradients(layer, run, x):
+    layer.zero_grad()
+    x = x.clone().requires_grad_()
+    output, state = run(x)
+    states = (state,) if isinstance(state, torch.Tensor) else state
+    (output.square().sum() + sum(s.sin().sum() for s in states)).backward()
+    return [output.detach(), *(s.detach() for s in states), x.grad, *(p.grad.clone() for p in layer.parameters())]
+
+
+def agree_when_compiled(name, backend, **options):
+    torch.compiler.reset()
+    layer = Recurrent(2, 3, cell=name, dtype=torch.float64, **options).eval()
+    x = torch.randn(4, 2, 2, dtype=torch.float64)
+    compiled = torch.compile(layer, fullgraph=True, backend=backend)
+    for ours, eager in zip(
+        values_and_gradients(layer, compiled, x), values_and_gradients(layer, layer, x), strict=True
+    ):
+        torch.testing.assert_close(ours, eager, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_compiled_gradients_equal_eager(name):
+    agree_when_compiled(name, "aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("vector_field", {"geometry": "ring", "flow": "expmv"}),
+        ("vector_field", {"geometry": "free", "divergence": "zero", "flow": "cayley"}),
+        ("vector_field", {"parameterization": "hodge", "flow": "taylor:4", "learn_mass": True}),
+        ("vector_field", {"parameterization": "pairs", "divergence": "penalty"}),
+        ("orthogonal", {"parameterization": "dtriv"}),
+        ("orthogonal", {"parameterization": "cayley", "negative_signs": 1}),
+        ("lipschitz", {"solver": "etd1", "learn_dt": True}),
+        ("lipschitz", {"solver": "cn"}),
+        ("lipschitz", {"gated": True, "stable": 0.1}),
+        ("lem", {"bidirectional": True, "num_layers": 2}),
+    ],
+)
+def test_compiled_gradients_equal_eager_with_options(name, options):
+    agree_when_compiled(name, "aot_eager", **options)
+
+
+@pytest.mark.slow
+def test_compiled_by_inductor():
+    agree_when_compiled("lem", "inductor")
+
+
+def test_compiling_does_not_unroll():
     layer = LEM(2, 4)
     counts = []
 

@@ -1,8 +1,6 @@
 """Resume is bitwise, checkpoints are safe, the smoke results of the papers hold."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -74,28 +72,44 @@ def test_an_interrupted_run_goes_on_to_bitwise_the_same_weights(tmp_path):
         assert (folder / "metrics.jsonl").read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
 
 
+def progress(folder):
+    """What a run has written so far: the number of finished epochs, and the time of its newest checkpoint."""
+    lines, state = folder / "metrics.jsonl", folder / "state.safetensors"
+    return (lines.read_text().count("\n") if lines.is_file() else 0), (
+        state.stat().st_mtime_ns if state.is_file() else 0
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.telling
 def test_sigkill_at_any_moment(tmp_path):
+    """Killed whenever its files have moved on, by a new epoch or only by a new checkpoint within one."""
     line = [sys.executable, "-m", "gyrostat.cli.app", "train", SMALL, "--model", "noisy", "--epochs", "25", "--quiet",
             "--device", "cpu", "--hidden-size", "6", "--checkpoint-seconds", "0"]  # fmt: skip
     subprocess.run([*line, "--out", str(tmp_path / "whole")], check=True, capture_output=True)
-    kills = 0
-    for attempt in range(8):
-        process = subprocess.Popen(
-            [*line, "--out", str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(3.0 + 0.35 * attempt)
-        if process.poll() is not None:
-            break
-        os.kill(process.pid, signal.SIGKILL)
+    folder, kills, moved = tmp_path / "killed", 0, []
+    for attempt in range(6):
+        began = progress(folder)
+        process = subprocess.Popen([*line, "--out", str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        at_epoch = attempt % 2 == 0
+        while process.poll() is None:
+            now = progress(folder)
+            if (now[0] > began[0] + attempt // 2) if at_epoch else (now[1] != began[1]):
+                process.kill()
+                kills += 1
+                break
+            time.sleep(0.001)
         process.wait()
-        kills += 1
-    if not (tmp_path / "killed" / "result.json").is_file():
-        subprocess.run([*line, "--out", str(tmp_path / "killed")], check=True, capture_output=True)
+        moved.append(progress(folder)[0])
+        if (folder / "result.json").is_file():
+            break
+    # each run starts at most a few epochs from the last kill, so the first is killed long before the 25th
     assert kills >= 1
+    assert moved == sorted(moved)
+    if not (folder / "result.json").is_file():
+        subprocess.run([*line, "--out", str(folder)], check=True, capture_output=True)
     theirs = weights(tmp_path / "whole")
-    assert all(torch.equal(v, theirs[k]) for k, v in weights(tmp_path / "killed").items())
+    assert all(torch.equal(v, theirs[k]) for k, v in weights(folder).items())
 
 
 def test_a_run_stopped_between_epochs_goes_on_with_the_same_noise(tmp_path):

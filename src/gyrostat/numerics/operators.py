@@ -10,16 +10,24 @@ Differs from the released code: none was released; the discrete form is derived 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from .._errors import ArgumentError, ShapeError
+from .._errors import ArgumentError
 
 FLOWS = ("expm", "cayley")
-# Taylor terms for a step of norm at most 1: 1/19! is below the rounding of float64
-_TERMS = 18
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """Half precision as float32, anything else as it is: there is no solve and no exponential in half precision."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def autocast_on(tensor: Tensor) -> bool:
+    """Whether autocast would change products of this tensor; the meta device knows no autocast."""
+    return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
 
 
 def skew_matrix(flux: Tensor, n: int) -> Tensor:
@@ -69,80 +77,75 @@ def hodge(S: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def flow(D: Tensor, method: str = "expm") -> Tensor:
-    """The map of the flow over unit time: exp(D), or its Cayley form (I - D/2)⁻¹ (I + D/2).
+    """The map of the flow over unit time: exp(D), its Cayley form (I - D/2)⁻¹ (I + D/2), or ``"taylor:k"``, Σ_{j≤k} Dʲ/j!.
+
+    Half precision is computed in float32.
 
     Raises:
-        ArgumentError: ``method`` is none of ``FLOWS``.
+        ArgumentError: ``method`` is none of these.
     """
+    terms = flow_terms(method)
+    wide = widen(D)
+    one = torch.eye(D.shape[0], dtype=wide.dtype, device=D.device)
     if method == "expm":
-        return torch.linalg.matrix_exp(D)
+        E = torch.linalg.matrix_exp(wide)
+    elif method == "cayley":
+        E = torch.linalg.solve(one - 0.5 * wide, one + 0.5 * wide)
+    else:
+        E = one
+        for k in range(terms, 0, -1):
+            E = one + wide @ E / k
+    return E.to(D.dtype)
+
+
+def flow_terms(method: str) -> int:
+    """The k of ``"taylor:k"``, 0 for the other methods.
+
+    Raises:
+        ArgumentError: ``method`` is none that :func:`flow` knows.
+    """
+    if method in FLOWS:
+        return 0
+    word, _, k = str(method).partition(":")
+    if word != "taylor" or not k.isdecimal() or int(k) < 1:
+        words = ", ".join(map(repr, FLOWS))
+        raise ArgumentError(f"flow: method must be one of {words} or 'taylor:k' with k >= 1, got {method!r}")
+    return int(k)
+
+
+def flow_gain(D: Tensor, mu: Tensor, method: str = "expm") -> tuple[Tensor, Tensor]:
+    """Bounds on the singular values of ``flow(D, method)`` in the M-norm.
+
+    The M-symmetric part of D lies between a and b (-½ max div and -½ min div for a vector field). Then exp(D) lies between
+    eᵃ and eᵇ; the Cayley form, by von Neumann's inequality for a half-plane, between (1 + a/2)/(1 - a/2), or 0, and
+    (1 + b/2)/(1 - b/2), or infinity, with a ≤ 0 ≤ b; a polynomial as exp(D) give or take the rest of its series.
+    """
+    root = mu.sqrt()
+    flat = root[:, None] * D / root  # the Euclidean twin of D
+    low, high = torch.linalg.eigvalsh(0.5 * (flat + flat.T))[[0, -1]]
+    terms = flow_terms(method)
     if method == "cayley":
-        one = torch.eye(D.shape[0], dtype=D.dtype, device=D.device)
-        return torch.linalg.solve(one - 0.5 * D, one + 0.5 * D)
-    raise ArgumentError(f"flow: method must be one of {', '.join(map(repr, FLOWS))}, got {method!r}")
+        a, b = 0.5 * low.clamp(-2, 0), 0.5 * high.clamp(0, 2)
+        return (1 + a) / (1 - a), (1 + b) / (1 - b)
+    if terms:
+        x = torch.linalg.matrix_norm(flat, 2)
+        rest = torch.exp(x) * torch.special.gammainc(torch.full_like(x, terms + 1), x)
+        return (torch.exp(low) - rest).clamp(min=0), torch.exp(high) + rest
+    return torch.exp(low), torch.exp(high)
 
 
-def flow_action(D: Tensor, rows: Tensor) -> Tensor:
-    """exp(D) applied to each row of ``rows`` (B, n) without forming exp(D)."""
-    steps = max(1, math.ceil(float(D.detach().abs().sum(1).max())))
+def action_steps(bound: Tensor) -> int:
+    """Substeps that :func:`flow_action` needs for an operator of at most this norm."""
+    return max(1, math.ceil(float(bound.detach())))
+
+
+def flow_action(apply: Callable[[Tensor], Tensor], rows: Tensor, steps: int) -> Tensor:
+    """exp(D) applied to each row of ``rows`` (B, n) by its series; ``apply`` is D on rows, ``steps`` at least its norm."""
+    # Taylor terms for a step of norm at most 1, up to the rounding of the type
+    terms = 18 if rows.dtype == torch.float64 else 10
     for _ in range(steps):
         term = rows
-        for k in range(1, _TERMS + 1):
-            term = term @ D.T / (steps * k)  # (B, n)
+        for k in range(1, terms + 1):
+            term = apply(term) / (steps * k)  # (B, n)
             rows = rows + term
     return rows
-
-
-@dataclass(frozen=True)
-class LatentGeometry:
-    """Inner product, gradient and averaging on n points and m cells.
-
-    Args:
-        G: Gradient (m·δ, n), row e·δ+k, with G 1 = 0.
-        P: Averaging (m, n), with P 1 = 1.
-        alpha: Weights of the cells (m), positive.
-
-    Raises:
-        ShapeError: The sizes do not fit.
-    """
-
-    G: Tensor
-    P: Tensor
-    alpha: Tensor
-
-    def __post_init__(self) -> None:
-        m, n = self.P.shape
-        if self.alpha.shape != (m,) or self.G.shape[1] != n or self.G.shape[0] % m:
-            raise ShapeError(
-                f"LatentGeometry: P is {tuple(self.P.shape)}, so alpha must be ({m},) and G (multiple of {m}, {n}); "
-                f"got {tuple(self.alpha.shape)} and {tuple(self.G.shape)}"
-            )
-
-    @property
-    def mu(self) -> Tensor:
-        """Masses of the points (n): Pᵀ α."""
-        return self.P.T @ self.alpha
-
-    def grad(self, f: Tensor) -> Tensor:
-        """Gradient (m, δ) of the values ``f`` (n)."""
-        return (self.G @ f).reshape(self.P.shape[0], -1)
-
-    def div(self, V: Tensor) -> Tensor:
-        """Divergence (n) of the field ``V`` (m, δ)."""
-        return -(self.G.T @ (self.alpha[:, None] * V).reshape(-1)) / self.mu
-
-    def operator(self, V: Tensor, form: str = "split") -> Tensor:
-        """The operator (n, n) of ``V``; only ``"split"`` is skew exactly when the divergence vanishes.
-
-        Raises:
-            ArgumentError: ``form`` is neither ``"split"`` nor ``"galerkin"``.
-        """
-        m, n = self.P.shape
-        along = (V[:, :, None] * self.G.reshape(m, -1, n)).sum(1)  # (m, n), the derivative along V
-        W = self.P.T @ (self.alpha[:, None] * along)
-        mu = self.mu
-        if form == "galerkin":
-            return W / mu[:, None]
-        if form != "split":
-            raise ArgumentError(f"LatentGeometry: form must be 'split' or 'galerkin', got {form!r}")
-        return 0.5 * (W - W.T - torch.diag(mu * self.div(V))) / mu[:, None]

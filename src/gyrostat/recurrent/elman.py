@@ -55,7 +55,7 @@ class ElmanRNNMath(Cell):
         return NONLINEARITIES[self.nonlinearity](total)
 
     def step(self, weights: dict[str, Tensor], x: Tensor, state: State, dt: Step, extras: State = ()) -> State:
-        return (self.activation(weights, x, state[0]),)
+        return (self.activation(weights, x, state[0]).to(state[0].dtype),)
 
 
 class ResidualRNNMath(ElmanRNNMath):

@@ -23,6 +23,7 @@ from .._checks import Boolean, OneOf, Real
 from .._errors import ArgumentError
 from ..analysis.rates import slope_rate
 from ..analysis.stability import StabilityCertificate, stability_certificate
+from ..numerics.operators import widen
 from ..numerics.tableau import rk_step, tableau
 from ._cell_module import CellModule
 from .cell import LIPSCHITZ_CONSTANTS, NONLINEARITIES, Cell, State, Step, linear_reset
@@ -42,7 +43,7 @@ def linear_flow(solver: str, M: Tensor) -> tuple[Tensor, Tensor]:
 
     imex: P = Q = (I-M)⁻¹.   cn: P = (I-M/2)⁻¹(I+M/2), Q = (I-M/2)⁻¹.   etd1: P = e^M, Q = φ₁(M) = M⁻¹(e^M - I).
     """
-    H = M.shape[-1]
+    H, kind, M = M.shape[-1], M.dtype, widen(M)
     eye = torch.eye(H, dtype=M.dtype, device=M.device).expand(M.shape)
     if solver == "etd1":
         top = torch.cat([M, eye], -1)
@@ -50,7 +51,7 @@ def linear_flow(solver: str, M: Tensor) -> tuple[Tensor, Tensor]:
         Q = torch.linalg.matrix_exp(augmented)[..., :H, H:]
     else:
         Q = torch.linalg.inv(eye - (M if solver == "imex" else M / 2))
-    return Q @ M, Q
+    return (Q @ M).to(kind), Q.to(kind)
 
 
 class LipschitzRNNMath(Cell):
@@ -128,8 +129,8 @@ class LipschitzRNNMath(Cell):
         A = self.alpha * split_matrix(parameters["m_a"], self.beta_a, self.gamma_a)
         W = split_matrix(parameters["m_w"], self.beta_w, self.gamma_w)
         if self.stable is not None:
-            excess = F.relu(slope_rate(A, W, LIPSCHITZ_CONSTANTS[self.nonlinearity]) + self.stable)
-            A = A - excess * torch.eye(A.shape[0], dtype=A.dtype, device=A.device)
+            excess = F.relu(slope_rate(widen(A), widen(W), LIPSCHITZ_CONSTANTS[self.nonlinearity]) + self.stable)
+            A = A - excess.to(A.dtype) * torch.eye(A.shape[0], dtype=A.dtype, device=A.device)
         return A, W
 
     def prepare(self, parameters: dict[str, Tensor], dt: Step | None) -> dict[str, Any]:

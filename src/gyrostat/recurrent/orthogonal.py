@@ -1,10 +1,11 @@
 """Orthogonal RNN: the recurrent matrix is a point of SO(n), written by a skew matrix K.
 
-    h⁺ = φ(W h + U x)            exp:  W = exp(K)       cayley:  W = (I - K/2)⁻¹ (I + K/2)       dtriv:  W = W₀ exp(K)
+    h⁺ = φ(W h + U x)            exp:  W = exp(K)      cayley:  W = (I - K/2)⁻¹ (I + K/2) Σ      dtriv:  W = W₀ exp(K)
     φ(a) = sign(a) relu(|a| + b)  (modrelu), or tanh, relu, identity of a + b
 
 Source: Lezcano-Casado, Martínez-Rubio, arXiv:1901.08428, and Lezcano-Casado, arXiv:1909.09501; the divergence-free case of
-    Azencot, Erichson, Ben-Chen, Mahoney, arXiv:2102.09589; the Cayley form is a baseline of arXiv:2006.12070.
+    Azencot, Erichson, Ben-Chen, Mahoney, arXiv:2102.09589; the Cayley form is a baseline of arXiv:2006.12070, and with fixed
+    signs Σ = diag(±1) that of Helfrich, Willmott, Ye, arXiv:1707.09520.
 Differs from the released code: column convention; K is stored as its upper triangle, K = 2(C - Cᵀ) of the Cayley baseline.
 """
 
@@ -17,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._checks import OneOf
-from ..numerics.operators import flow, skew_matrix, upper_triangle
+from .._checks import Integer, OneOf
+from .._errors import ArgumentError
+from ..numerics.operators import autocast_on, flow, skew_matrix, upper_triangle, widen
 from ._cell_module import CellModule
 from .cell import Cell, State, Step
 from .layer import Recurrent
@@ -37,6 +39,7 @@ class FlowCell(Cell):
     ) -> None:
         super().__init__(input_size, hidden_size, bias=bias, dt=dt)
         self.nonlinearity, self.init = nonlinearity, init
+        self._kept: list[tuple[dict[str, Tensor], Tensor]] = []
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         shapes: dict[str, tuple[int, ...]] = {"weight_ih": (self.hidden_size, self.input_size)}
@@ -74,19 +77,64 @@ class FlowCell(Cell):
         """E (H, H), column convention."""
         raise TypeError(f"{type(self).__name__} has no matrix of its own")
 
+    def wide(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The parameters with half precision widened: a matrix exponential or a solve in bfloat16 is no flow any more."""
+        return {k: widen(p) for k, p in parameters.items()}
+
+    def prepared_matrix(self, parameters: dict[str, Tensor]) -> Tensor:
+        """E in the type of the parameters, kept while gradients are off and nothing it comes from has changed."""
+        weight = parameters["weight_ih"]
+        own = {k: p for k, p in parameters.items() if k not in ("weight_ih", "bias")}
+        wanted = torch.is_grad_enabled() and any(p.requires_grad for p in own.values())
+        if wanted or opaque(own):
+            return self.whole_matrix(parameters).to(weight.dtype)
+        for known, E in self._kept:
+            # by value, for a version counter does not see what is written through .data
+            if all(_same(p, known[k]) for k, p in own.items()):
+                return E
+        with torch.inference_mode(False), torch.no_grad():
+            E = self.whole_matrix(parameters).to(weight.dtype)
+            known = {k: p.detach().clone() for k, p in own.items()}
+        self._kept = [(known, E), *self._kept[:1]]  # two directions share a cell
+        return E
+
+    def whole_matrix(self, parameters: dict[str, Tensor]) -> Tensor:
+        """E in float32 at least, autocast or not."""
+        weight = parameters["weight_ih"]
+        if not autocast_on(weight):
+            return self.matrix(self.wide(parameters))
+        with torch.autocast(weight.device.type, enabled=False):
+            return self.matrix(self.wide(parameters))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": []}
+
     def prepare(self, parameters: dict[str, Tensor], dt: Step | None) -> dict[str, Tensor]:
-        return {**parameters, "E": self.matrix(parameters)}
+        return {**parameters, "E": self.prepared_matrix(parameters)}
 
     def step(self, weights: dict[str, Tensor], x: Tensor, state: State, dt: Step, extras: State = ()) -> State:
-        a = F.linear(state[0], weights["E"]) + F.linear(x, weights["weight_ih"])  # (B, H)
-        return (self.activation(a, weights.get("bias")),)
+        (h,) = state
+        a = F.linear(h, weights["E"]) + F.linear(x, weights["weight_ih"])  # (B, H)
+        return (self.activation(a.to(h.dtype), weights.get("bias")),)
+
+
+def opaque(tensors: dict[str, Tensor]) -> bool:
+    """Whether values may not be read: under compile, on the meta device, in forward mode and within ``torch.func``."""
+    if torch.compiler.is_compiling():
+        return True
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # pyright: ignore[reportAttributeAccessIssue]
+    return torch.autograd.forward_ad._current_level >= 0 or any(t.is_meta or wrapped(t) for t in tensors.values())
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
 
 
 class OrthogonalRNNMath(FlowCell):
     """The orthogonal step."""
 
     name = "orthogonal"
-    RULES = {"parameterization": OneOf(("exp", "cayley", "dtriv"))}
+    RULES = {"parameterization": OneOf(("exp", "cayley", "dtriv")), "negative_signs": Integer(0)}
 
     def __init__(
         self,
@@ -98,17 +146,25 @@ class OrthogonalRNNMath(FlowCell):
         parameterization: str = "exp",
         nonlinearity: str = "modrelu",
         init: str = "henaff",
+        negative_signs: int = 0,
     ) -> None:
         self.check(locals())
         super().__init__(input_size, hidden_size, bias=bias, dt=dt, nonlinearity=nonlinearity, init=init)
-        self.parameterization = parameterization
+        if negative_signs and (parameterization != "cayley" or negative_signs > hidden_size):
+            raise ArgumentError(
+                f"OrthogonalRNN: negative_signs must be at most hidden_size ({hidden_size}) and needs "
+                f"parameterization='cayley', got {negative_signs} with {parameterization!r}"
+            )
+        self.parameterization, self.negative_signs = parameterization, negative_signs
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         H = self.hidden_size
         return {**super().parameter_shapes(), "skew": (H * (H - 1) // 2,)}
 
     def buffer_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
-        return {"base": ((self.hidden_size,) * 2, None)} if self.parameterization == "dtriv" else {}
+        if self.parameterization == "dtriv":
+            return {"base": ((self.hidden_size, self.hidden_size), None)}
+        return {"signs": ((self.hidden_size,), None)} if self.negative_signs else {}
 
     def reset(self, parameters: dict[str, Tensor], generator: torch.Generator | None = None) -> None:
         super().reset(parameters, generator)
@@ -117,11 +173,13 @@ class OrthogonalRNNMath(FlowCell):
             parameters["base"].copy_(flow(K))
             K = torch.zeros_like(K)
         parameters["skew"].copy_(upper_triangle(K))
+        if self.negative_signs:
+            parameters["signs"].fill_(1)[: self.negative_signs] = -1
 
     def matrix(self, parameters: dict[str, Tensor]) -> Tensor:
         K = skew_matrix(parameters["skew"], self.hidden_size)
         if self.parameterization == "cayley":
-            return flow(K, "cayley")
+            return flow(K, "cayley") * parameters.get("signs", 1)
         return parameters["base"] @ flow(K) if self.parameterization == "dtriv" else flow(K)
 
 
@@ -134,7 +192,8 @@ class OrthogonalRNN(Recurrent):
         num_layers: Stacked layers.
         **options: As :class:`Recurrent`, and ``parameterization="exp"`` (or ``"cayley"``, ``"dtriv"``),
             ``nonlinearity="modrelu"`` (or ``"tanh"``, ``"relu"``, ``"identity"``), ``init="henaff"`` (or ``"cayley"``).
-            With ``"dtriv"`` call :meth:`rebase` every hundred updates or so; ``base`` is saved but not trained.
+            ``negative_signs=0``: so many columns of the Cayley form change sign, which reaches matrices with eigenvalues
+            near -1. With ``"dtriv"`` call :meth:`rebase` every hundred updates or so; ``base`` is saved but not trained.
 
     Raises:
         ArgumentError: An argument is outside its rule (also a ``ValueError``).
@@ -155,7 +214,8 @@ class OrthogonalRNN(Recurrent):
 
     def W(self, k: int = 0, reverse: bool = False) -> Tensor:
         """The orthogonal matrix of layer ``k``, column convention."""
-        return self.cells[k].matrix(self.parameters_of(k, reverse))  # pyright: ignore[reportAttributeAccessIssue]
+        cell: FlowCell = self.cells[k]  # pyright: ignore[reportAssignmentType]
+        return cell.whole_matrix(self.parameters_of(k, reverse))
 
     @torch.no_grad()
     def rebase(self) -> None:
@@ -177,6 +237,22 @@ class OrthogonalRNN(Recurrent):
         own = {"weight_ih_l0": weight, "bias_l0": state_dict["E.bias"], "skew_l0": upper_triangle(2 * (C - C.T))}
         layer.load_state_dict(own)
         return layer
+
+    def to_released(self) -> dict[str, Tensor]:
+        """The weights of a one-layer ``"cayley"`` model under the names of the Cayley baseline.
+
+        Raises:
+            ArgumentError: More than one layer or direction, another parameterisation, or signs.
+        """
+        self._only_one_layer("to_released")
+        own = self.parameters_of()
+        if list(own) != ["weight_ih", "bias", "skew"] or self.cells[0].parameterization != "cayley":  # pyright: ignore[reportAttributeAccessIssue]
+            raise ArgumentError(
+                "OrthogonalRNN: to_released() needs parameterization='cayley' with bias and without signs"
+            )
+        # only C - Cᵀ acts, so its skew half stands for C
+        C = skew_matrix(own["skew"].detach(), self.hidden_size) / 4
+        return {"E.weight": own["weight_ih"].detach().clone(), "E.bias": own["bias"].detach().clone(), "C": C}
 
 
 class OrthogonalRNNCell(CellModule):

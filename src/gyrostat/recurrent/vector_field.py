@@ -4,11 +4,13 @@
     e^{-½ max div} ≤ singular values of E in the M-norm ≤ e^{-½ min div}
 
 Source: vector-field RNN, after Azencot, Erichson, Ben-Chen, Mahoney, arXiv:2102.09589.
-Differs from the released code: none was released; recurrence, latent geometry (complete graph) and start are derived here.
+Differs from the released code: none was released; recurrence, latent geometries and start are derived here.
 """
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,11 +19,23 @@ from torch import Tensor
 
 from .._checks import Boolean, Integer, OneOf
 from .._errors import ArgumentError
-from ..numerics.operators import flow, flow_action, flux_to_operator, hodge, skew_matrix, upper_triangle
+from ..numerics.operators import (
+    action_steps,
+    autocast_on,
+    flow,
+    flow_action,
+    flow_gain,
+    flow_terms,
+    flux_to_operator,
+    hodge,
+    skew_matrix,
+    upper_triangle,
+)
 from ._cell_module import CellModule
+from ._geometry import choose
 from .cell import State, Step
 from .layer import Recurrent
-from .orthogonal import FlowCell
+from .orthogonal import FlowCell, opaque
 
 
 def _complement(mu: Tensor) -> Tensor:
@@ -40,8 +54,8 @@ class VectorFieldRNNMath(FlowCell):
         "parameterization": OneOf(("flux", "pairs", "hodge")),
         "divergence": OneOf(("free", "zero", "penalty", "none")),
         "learn_mass": Boolean(),
-        "flow": OneOf(("expm", "cayley", "expmv")),
         "n_pairs": Integer(1, optional=True),
+        "n_cells": Integer(1, optional=True),
     }
 
     def __init__(
@@ -52,47 +66,68 @@ class VectorFieldRNNMath(FlowCell):
         bias: bool = True,
         dt: float = 1.0,
         nonlinearity: str = "modrelu",
+        geometry: Any = "complete",
         parameterization: str = "flux",
         divergence: str = "free",
         learn_mass: bool = False,
         flow: str = "expm",
         n_pairs: int | None = None,
+        n_cells: int | None = None,
         init: str = "henaff",
     ) -> None:
         self.check(locals())
         if divergence == "none" and parameterization != "flux":
             raise ArgumentError("VectorFieldRNN: parameterization must be 'flux' when divergence='none'")
+        try:
+            flow_terms("expm" if flow == "expmv" else flow)
+        except ArgumentError:
+            raise ArgumentError(
+                f"VectorFieldRNN: flow must be one of 'expm', 'cayley', 'expmv' or 'taylor:k' with k >= 1, got {flow!r}"
+            ) from None
         super().__init__(input_size, hidden_size, bias=bias, dt=dt, nonlinearity=nonlinearity, init=init)
         self.parameterization, self.divergence, self.learn_mass = parameterization, divergence, learn_mass
         self.flow = flow
         self.n_pairs = hidden_size // 2 + 1 if n_pairs is None else n_pairs
+        self.geometry = choose(geometry, hidden_size, n_cells)
+        self.projected = divergence == "zero" or (parameterization == "hodge" and not self.geometry.complete)
+        self.geometry.check(learn_mass=learn_mass, projected=self.projected)
+
+    @property
+    def _skew(self) -> bool:
+        return self.parameterization == "hodge" and self.geometry.complete
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         H = self.hidden_size
         shapes = super().parameter_shapes()
-        if self.parameterization == "flux":
-            shapes["flux"] = (H * (H - 1) // 2,)
-        elif self.parameterization == "pairs":
+        if self.parameterization == "pairs":
             shapes["pairs_a"] = shapes["pairs_b"] = (self.n_pairs, H)
-        else:
+        elif self._skew:
             shapes["skew"] = ((H - 1) * (H - 2) // 2,)
-            if self.divergence != "zero":
-                shapes["potential"] = (H,)
+        else:
+            shapes["flux"] = self.geometry.field_shape
+        if self.parameterization == "hodge" and self.divergence != "zero":
+            shapes["potential"] = (H,)
         if self.learn_mass:
             shapes["theta_mu"] = (H,)
-        return shapes
+        return {**shapes, **self.geometry.parameter_shapes()}
+
+    def buffer_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
+        return self.geometry.buffer_shapes()
 
     def reset(self, parameters: dict[str, Tensor], generator: torch.Generator | None = None) -> None:
         p, H = parameters, self.hidden_size
         super().reset(p, generator)
+        self.geometry.reset(p, generator)
         for key in ("potential", "theta_mu"):
             if key in p:
                 p[key].zero_()
         if self.parameterization == "pairs":
             for key in ("pairs_a", "pairs_b"):
                 p[key].normal_(0, H**-0.5, generator=generator)
-        elif self.parameterization == "hodge":
+        elif self._skew:
             p["skew"].copy_(upper_triangle(self.draw_skew(H - 1, p["skew"], generator)))
+        elif not self.geometry.complete:
+            self._reset_field(p, generator)
         elif self.divergence == "none":
             p["flux"].copy_(2 * upper_triangle(self.draw_skew(H, p["flux"], generator)))
         else:
@@ -100,28 +135,43 @@ class VectorFieldRNNMath(FlowCell):
             B = self.draw_skew(H - 1, p["flux"], generator)
             p["flux"].copy_(2 * upper_triangle(Q @ B @ Q.T))
 
+    def _reset_field(self, p: dict[str, Tensor], generator: torch.Generator | None) -> None:
+        wide = self.wide({**p, "flux": p["flux"].normal_(generator=generator)})
+        place = self.geometry.of(wide)
+        field = place.project(wide["flux"])
+        root = self.mass(wide).sqrt()
+        size = torch.linalg.matrix_norm(0.5 * place.flux(field) / root / root[:, None], 2)
+        # a tree has no circulation at all, and what is left of the draw is rounding
+        scale = torch.where(size > 1e-4, (math.pi if self.init == "henaff" else 1.0) / size, 0.0)
+        p["flux"].copy_(scale * field)
+
     def mass(self, parameters: dict[str, Tensor]) -> Tensor:
-        """μ (H), positive, of mean 1."""
+        """μ (H), positive; of mean 1 unless the geometry says otherwise."""
         if self.learn_mass:
             return self.hidden_size * torch.softmax(parameters["theta_mu"], 0)
-        return torch.ones_like(parameters["weight_ih"][:, 0])
+        return self.geometry.mass(parameters)
+
+    def field(self, parameters: dict[str, Tensor]) -> Tensor:
+        """The vector field on the cells of the geometry, from whichever parameters there are."""
+        p, place = parameters, self.geometry.of(parameters)
+        if self.parameterization == "pairs":
+            field = place.pairs(p["pairs_a"], p["pairs_b"])
+        else:
+            field = p["flux"]
+        if self.projected:
+            field = place.project(field)
+        return field + place.grad(p["potential"]) if "potential" in p else field
 
     def skew_flux(self, parameters: dict[str, Tensor]) -> Tensor:
-        """S (H, H), skew, from whichever parameters there are."""
-        p, H = parameters, self.hidden_size
-        if self.parameterization == "flux":
-            S = skew_matrix(p["flux"], H)
-        elif self.parameterization == "pairs":
-            a, b = p["pairs_a"], p["pairs_b"]
-            cross = a.T @ b  # (H, H), [i, j] = Σ a_i b_j
-            own = (a * b).sum(0)
-            S = 0.5 * (cross - cross.T + own[None, :] - own[:, None])
-        else:
-            mu = self.mass(p)
-            Q = mu.sqrt()[:, None] * _complement(mu)  # (H, H-1)
-            S = 2 * Q @ skew_matrix(p["skew"], H - 1) @ Q.T
-            if "potential" in p:
-                S = S + p["potential"][None, :] - p["potential"][:, None]
+        """S (H, H), skew."""
+        p = parameters
+        if not self._skew:
+            return self.geometry.of(p).flux(self.field(p))
+        mu = self.mass(p)
+        Q = mu.sqrt()[:, None] * _complement(mu)  # (H, H-1)
+        S = 2 * Q @ skew_matrix(p["skew"], self.hidden_size - 1) @ Q.T
+        if "potential" in p:
+            S = S + p["potential"][None, :] - p["potential"][:, None]
         return hodge(S)[0] if self.divergence == "zero" else S
 
     def generator_matrix(self, parameters: dict[str, Tensor]) -> Tensor:
@@ -135,18 +185,27 @@ class VectorFieldRNNMath(FlowCell):
         return torch.zeros_like(mu) if self.divergence == "none" else S.sum(1) / mu
 
     def matrix(self, parameters: dict[str, Tensor]) -> Tensor:
-        return flow(self.generator_matrix(parameters), "cayley" if self.flow == "cayley" else "expm")
+        return flow(self.generator_matrix(parameters), "expm" if self.flow == "expmv" else self.flow)
 
-    def prepare(self, parameters: dict[str, Tensor], dt: Step | None) -> dict[str, Tensor]:
-        if self.flow == "expmv":
-            return {**parameters, "D": self.generator_matrix(parameters)}
-        return super().prepare(parameters, dt)
+    def prepare(self, parameters: dict[str, Tensor], dt: Step | None) -> dict[str, Any]:
+        p, weight = parameters, parameters["weight_ih"]
+        # the number of substeps is read from the values: where those may not be read, the matrix stands in
+        if self.flow != "expmv" or opaque(p) or weight.dtype.itemsize < 4 or autocast_on(weight):
+            return super().prepare(p, dt)
+        if self.geometry.sparse:
+            graph, field, mu = self.geometry.of(p), self.field(p), self.mass(p)
+            apply = partial(graph.apply, field, mu, transport=self.divergence != "none")
+            bound = (graph.row_sums(field.abs()) / mu).max()
+        else:
+            D = self.generator_matrix(p)
+            apply, bound = partial(F.linear, weight=D), D.abs().sum(1).max()
+        return {**p, "apply": apply, "steps": action_steps(bound)}
 
-    def step(self, weights: dict[str, Tensor], x: Tensor, state: State, dt: Step, extras: State = ()) -> State:
-        if self.flow != "expmv":
+    def step(self, weights: dict[str, Any], x: Tensor, state: State, dt: Step, extras: State = ()) -> State:
+        if "apply" not in weights:
             return super().step(weights, x, state, dt, extras)
-        a = flow_action(weights["D"], state[0]) + F.linear(x, weights["weight_ih"])  # (B, H)
-        return (self.activation(a, weights.get("bias")),)
+        moved = flow_action(weights["apply"], state[0], weights["steps"])  # (B, H)
+        return (self.activation(moved + F.linear(x, weights["weight_ih"]), weights.get("bias")),)
 
 
 class VectorFieldRNN(Recurrent):
@@ -157,10 +216,14 @@ class VectorFieldRNN(Recurrent):
         hidden_size: Units H, the latent points.
         num_layers: Stacked layers.
         **options: As :class:`Recurrent`, and ``nonlinearity="modrelu"`` (``"tanh"``, ``"relu"``, ``"identity"``);
-            ``parameterization="flux"`` (``"pairs"`` with ``n_pairs``, ``"hodge"``); ``divergence="free"`` (``"zero"``:
-            projected; ``"penalty"``: free, and you add :meth:`divergence_penalty` to the loss; ``"none"``: any M-skew D);
-            ``learn_mass=False``; ``flow="expm"`` (``"cayley"``, ``"expmv"``: the action only); ``init="henaff"``
-            (``"cayley"``). The start is divergence-free except for ``"pairs"``.
+            ``geometry="complete"`` (``"ring"``, ``"torus"``, integer pairs ``(E, 2)`` of a graph, a
+            :class:`LatentGeometry` that stays as it is, or ``"free"``: gradient, means and weights of ``n_cells`` cells
+            are learned); ``parameterization="flux"`` (``"pairs"`` with ``n_pairs``, ``"hodge"``);
+            ``divergence="free"`` (``"zero"``: projected; ``"penalty"``: free, and you add :meth:`divergence_penalty` to
+            the loss; ``"none"``: any M-skew D); ``learn_mass=False``; ``flow="expm"`` (``"cayley"``; ``"taylor:k"``;
+            ``"expmv"``: the action only, edge by edge on a graph; under ``torch.compile`` and ``torch.func`` the matrix
+            stands in); ``init="henaff"`` (``"cayley"``). The start is divergence-free except for ``"pairs"``.
+            While gradients are off the recurrent matrix is kept until a parameter changes.
 
     Raises:
         ArgumentError: An argument is outside its rule (also a ``ValueError``).
@@ -181,8 +244,8 @@ class VectorFieldRNN(Recurrent):
         super().__init__(input_size, hidden_size, num_layers, **options)
 
     def _of(self, k: int, reverse: bool) -> tuple[VectorFieldRNNMath, dict[str, Tensor]]:
-        own = self.parameters_of(k, reverse)
-        return self.cells[k], own  # pyright: ignore[reportReturnType]
+        cell: VectorFieldRNNMath = self.cells[k]  # pyright: ignore[reportAssignmentType]
+        return cell, cell.wide(self.parameters_of(k, reverse))
 
     def operator(self, k: int = 0, reverse: bool = False) -> Tensor:
         """D (H, H) of layer ``k``, column convention."""
@@ -192,7 +255,7 @@ class VectorFieldRNN(Recurrent):
     def W(self, k: int = 0, reverse: bool = False) -> Tensor:
         """The recurrent matrix E (H, H) of layer ``k``, column convention."""
         cell, own = self._of(k, reverse)
-        return cell.matrix(own)
+        return cell.whole_matrix(own)
 
     def mass(self, k: int = 0, reverse: bool = False) -> Tensor:
         """μ (H) of layer ``k``."""
@@ -210,9 +273,13 @@ class VectorFieldRNN(Recurrent):
         return torch.stack([(self.mass(*at) * self.divergence(*at).square()).sum() for at in pairs]).sum()
 
     def gain_bounds(self, k: int = 0, reverse: bool = False) -> tuple[Tensor, Tensor]:
-        """Bounds on the singular values of exp(D) in the M-norm: e^{-½ max div} and e^{-½ min div}."""
-        div = self.divergence(k, reverse)
-        return torch.exp(-0.5 * div.max()), torch.exp(-0.5 * div.min())
+        """Bounds on the singular values of the recurrent matrix in the M-norm, for the flow in use.
+
+        ``"expm"``: e^{-½ max div} and e^{-½ min div}; ``"cayley"``: (1 - d/4)/(1 + d/4) at d = max div, 0 from d = 4 on, and at
+        d = min div, infinite from d = -4 on; ``"taylor:k"``: those of ``"expm"`` give or take the rest of the series.
+        """
+        cell, own = self._of(k, reverse)
+        return flow_gain(cell.generator_matrix(own), cell.mass(own), "expm" if cell.flow == "expmv" else cell.flow)
 
 
 class VectorFieldRNNCell(CellModule):

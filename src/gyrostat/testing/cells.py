@@ -9,6 +9,7 @@ Differs from the released code: there was no suite.
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -190,6 +191,35 @@ def copies(make: Make) -> None:
         assert key.endswith(("_l0", "_l1", "_l0_reverse", "_l1_reverse")), f"state-dict key {key}"
 
 
+def pickles(make: Make) -> None:
+    """A layer survives pickling after a pass, with its cells."""
+    layer, x = make(num_layers=2, bidirectional=True), _x(T, B, F)
+    with torch.no_grad():
+        output, _ = layer(x)
+        _same(pickle.loads(pickle.dumps(layer))(x)[0], output, "pickle", **EXACT)
+
+
+def types_and_devices(make: Make) -> None:
+    """bfloat16 runs, autocast leaves the state in the layer's own type, and the meta device knows the shapes."""
+    x = _x(T, B, F)
+    half = make(dtype=torch.bfloat16)
+    output, state = half(x.bfloat16())
+    assert output.dtype == torch.bfloat16, "bfloat16 input must give bfloat16 output"
+    assert output.isfinite().all(), "bfloat16"
+    full = make(dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, state = full(x.float())
+    assert all(s.dtype == torch.float32 for s in _states(state)), "autocast must leave the state in float32"
+    meta = make(device="meta", num_layers=2, bidirectional=True)
+    output, _ = meta(x.to("meta"))
+    assert output.device.type == "meta", "meta device"
+    assert output.shape == (T, B, 2 * H), "shape on the meta device"
+    # the way out of the meta device: memory, then a fresh draw
+    empty = meta.to_empty(device="cpu")
+    empty.reset_parameters(torch.Generator().manual_seed(0))
+    assert empty(x)[0].isfinite().all(), "a layer made on the meta device must work after to_empty and reset_parameters"
+
+
 def every_parameter_learns(make: Make) -> None:
     """Each parameter gets a gradient, so that distributed training finds none unused."""
     layer = make(num_layers=2, bidirectional=True)
@@ -216,7 +246,7 @@ def vectorised(make: Make) -> None:
 
 CHECKS: tuple[Callable[[Make], None], ...] = (
     shapes, batch_first_and_unbatched, stepping, padding, lengths_packed_alone, batch_mates, empty, steps_of_time,
-    errors, copies, every_parameter_learns, gradients, vectorised,
+    errors, copies, pickles, types_and_devices, every_parameter_learns, gradients, vectorised,
 )  # fmt: skip
 
 
@@ -244,8 +274,9 @@ def check_cell(
     """
 
     def make(input_size: int = F, hidden_size: int = H, **sizes: Any) -> Recurrent:
-        layer = Recurrent(input_size, hidden_size, cell=name, dtype=torch.float64, **sizes, **options)
-        with torch.no_grad():
+        sizes = {"dtype": torch.float64, **sizes}
+        layer = Recurrent(input_size, hidden_size, cell=name, **sizes, **options)
+        if sizes.get("device") != "meta":
             layer.reset_parameters(torch.Generator().manual_seed(seed))
         return layer.eval()
 
