@@ -1,7 +1,11 @@
 """Every registered cell holds the contract; a new cell is one class and is found by itself."""
 
-import pytest
+import pickle
 
+import pytest
+import torch
+
+from gyrostat import Recurrent
 from gyrostat.recurrent.cell import Cell, cell_names, get_cell
 from gyrostat.testing.cells import CHECKS, check_cell
 
@@ -71,3 +75,12 @@ def test_the_suite_catches_a_broken_cell():
 def test_unknown_cell_is_named_with_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'lem'"):
         get_cell("lemm")
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=label)
+def test_pickle_of_the_module_after_a_pass(name, options):
+    layer = Recurrent(3, 4, 2, cell=name, bidirectional=True, **options).eval()
+    x = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        output, _ = layer(x)
+        assert torch.equal(pickle.loads(pickle.dumps(layer))(x)[0], output)

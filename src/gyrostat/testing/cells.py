@@ -9,7 +9,6 @@ Differs from the released code: there was no suite.
 from __future__ import annotations
 
 import copy
-import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -191,14 +190,6 @@ def copies(make: Make) -> None:
         assert key.endswith(("_l0", "_l1", "_l0_reverse", "_l1_reverse")), f"state-dict key {key}"
 
 
-def pickles(make: Make) -> None:
-    """A layer survives pickling after a pass, with its cells."""
-    layer, x = make(num_layers=2, bidirectional=True), _x(T, B, F)
-    with torch.no_grad():
-        output, _ = layer(x)
-        _same(pickle.loads(pickle.dumps(layer))(x)[0], output, "pickle", **EXACT)
-
-
 def types_and_devices(make: Make) -> None:
     """bfloat16 runs, autocast leaves the state in the layer's own type, and the meta device knows the shapes."""
     x = _x(T, B, F)
@@ -246,7 +237,7 @@ def vectorised(make: Make) -> None:
 
 CHECKS: tuple[Callable[[Make], None], ...] = (
     shapes, batch_first_and_unbatched, stepping, padding, lengths_packed_alone, batch_mates, empty, steps_of_time,
-    errors, copies, pickles, types_and_devices, every_parameter_learns, gradients, vectorised,
+    errors, copies, types_and_devices, every_parameter_learns, gradients, vectorised,
 )  # fmt: skip
 
 
