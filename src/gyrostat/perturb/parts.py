@@ -37,11 +37,9 @@ def resolve(model: nn.Module, layers: Sequence[str], where: str) -> dict[str, nn
     parts = named_parts(model)
     for name in layers:
         if name != "input" and name not in parts:
-            hint = nearest(name, ["input", *parts])
-            raise ArgumentError(
-                f"{where}: layers: {name!r} is no submodule of {type(model).__name__}"
-                f"{hint or '; its names are those of model.named_modules(), and input'}"
-            )
+            top = ", ".join(["input", *(part for part in parts if "." not in part)])
+            hint = nearest(name, ["input", *parts]) or f"; there are {top}, and the names below them"
+            raise ArgumentError(f"{where}: layers: {name!r} is no submodule of {type(model).__name__}{hint}")
     return {name: parts[name] for name in layers if name != "input"}
 
 

@@ -116,6 +116,8 @@ class SequenceModel(nn.Module):
                     raise ArgumentError(f"{config.model} has no option {key!r}; it has {', '.join(sorted(accepted))}")
             self.layer = Recurrent(config.input_size, config.hidden_size, cell=config.model, **shared, **config.options)
         width = config.hidden_size * (2 if config.bidirectional else 1)
+        # what the head reads, under a name of its own: a place for noise and mixing
+        self.features = nn.Identity()
         self.head = nn.Linear(width, config.output_size)
         if config.model == "lem":
             nn.init.kaiming_normal_(self.head.weight)
@@ -124,8 +126,8 @@ class SequenceModel(nn.Module):
         """Logits or targets of a batch."""
         output, final = self._run(x, lengths)
         if self.config.task in ("predict", "tag"):
-            return self.head(output)
-        return self.head(final)
+            return self.head(self.features(output))
+        return self.head(self.features(final))
 
     def _run(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         if isinstance(self.layer, Recurrent):

@@ -17,6 +17,7 @@ from ..perturb.strategy import Strategy
 STRATEGIES = {
     "plain": "gyrostat.perturb.strategy:Plain",
     "adversarial": "gyrostat.transfer.adversarial:AdversarialTraining",
+    "mixup": "gyrostat.perturb.mixing:Mixup",
 }
 
 
