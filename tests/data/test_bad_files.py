@@ -146,7 +146,10 @@ def test_a_column_target_and_a_line_targetlabel_hold_targets(tmp_path):
     assert open_data(table).y[:, 0].tolist() == [0, 1, 2] * 3
     assert open_data(f"{table}:task=classify").task == "classify"
     ts = tmp_path / "a.ts"
-    ts.write_text("@classLabel false\n@targetLabel true\n@data\n" + "".join(f"1,2,{i}:{i}\n" for i in range(9)))
+    ts.write_text(
+        "\ufeff%# a comment\n@classLabel false\n@targetLabel true\n@data\n"
+        + "".join(f"1,2,{i}:{i}\n" for i in range(9))
+    )
     assert open_data(ts).y[:, 0].tolist() == list(range(9))
     savez(y=np.array(["a", "b"] * 10))(tmp_path / "a.npz")
     with pytest.raises(DataError, match="targets must be numbers, got 'a'"):

@@ -16,7 +16,7 @@ from gyrostat.data.batches import Batches
 from gyrostat.data.catalogue import sources
 from gyrostat.data.spectra import log_mel, mel_filters, mfcc
 from gyrostat.data.speech_commands import TEN, part_of
-from tests.conftest import HERE, WHOLE
+from tests.conftest import HERE, WHOLE, load_golden
 
 rng = np.random.default_rng(0)
 REAL = WHOLE.parent / "data"
@@ -140,6 +140,15 @@ def test_log_mel_finds_the_tone():
     np.testing.assert_allclose(mel_filters(rate, 8192, 40, 40, rate / 2).sum(1) * rate / 8192, 1, rtol=0.02)
     # orthonormal: all coefficients keep the energy
     np.testing.assert_allclose((mfcc(frames, 40) ** 2).sum(), (frames**2).sum())
+
+
+def test_spectra_against_librosa():
+    # computed with librosa 0.11 (melspectrogram with power=1, power_to_db with ref=max, mfcc) on these samples
+    golden = load_golden("spectra_librosa")
+    wave = np.random.default_rng(7).normal(size=3000) * np.linspace(0, 1, 3000)
+    frames = log_mel(wave, 16000, n_fft=1024, hop=128, n_mels=80, power=1.0)
+    np.testing.assert_allclose(frames, golden["decibel"], atol=1e-5)  # librosa's filters are float32
+    np.testing.assert_allclose(mfcc(frames), golden["mfcc"], atol=1e-4)
 
 
 TS = "@problemName toy\n@timeStamps false\n@univariate true\n{label}\n@data\n"

@@ -53,7 +53,7 @@ def _numbers(page: Any, run: dict[str, Any], found: dict[str, Any]) -> None:
     import torch
 
     H = found["hessian"]
-    score = "test accuracy" if run["data"].task == "classify" else "test RMSE"
+    score = "test accuracy" if run["data"].labels else "test RMSE"
     rows: list[list[Any]] = [[score, run["result"]["test_score"], "measured"]]
     for name, M in found["matrices"].items():
         value = float(torch.linalg.eigvals(M.detach().double()).real.max())

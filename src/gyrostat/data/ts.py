@@ -27,7 +27,7 @@ def read_ts(path: Path) -> TsFile:
         DataError: The file is damaged, holds time stamps or missing values, or no answers; the message says in which line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{path.name}: not a text file in UTF-8") from error
     cases: list[np.ndarray] = []
@@ -35,7 +35,7 @@ def read_ts(path: Path) -> TsFile:
     kind, classes, begun = "", (), False
     for number, raw in enumerate(lines, 1):
         line = raw.strip()
-        if not line or line.startswith("#"):
+        if not line or line.startswith(("#", "%")):
             continue
         if not begun:
             if not line.startswith("@"):

@@ -78,8 +78,8 @@ RECIPES = [
     Training(
         "lem-eigenworms", "LEM tells worms apart by 17,984 steps of movement", "2110.04744",
         note="The test set has 39 worms, one worm is 2.6 points; the released log is the best of several runs (0.974), the "
-        "paper gives the mean. Our split is drawn within each class.",
-        data="ucr:EigenWorms", hidden_size=32, quantities=("test accuracy",),
+        "paper gives the mean.",
+        data="ucr:EigenWorms,split=eigenworms,standardize=false", hidden_size=32, quantities=("test accuracy",),
         train={"batch_size": 8, "lr": 6.09e-3, "epochs": 50, "clip": None},
         arms=_lem({"dt": 1.7e-4}, test_accuracy=Reference(0.923, "paper, mean of five runs")),
         scales={
@@ -89,7 +89,7 @@ RECIPES = [
     ),
     Training(
         "lem-heart-rate", "LEM reads the heart rate off 4,000 samples of PPG and ECG", "2110.04744",
-        data="ucr:BIDMC32HR", hidden_size=128, quantities=("test RMSE",),
+        data="ucr:BIDMC32HR,split=heart-rate,standardize=false", hidden_size=128, quantities=("test RMSE",),
         train={"batch_size": 32, "lr": 2.11e-3, "epochs": 500, "decay_after": 249, "clip": None},
         arms=_lem({"dt": 0.2371}, test_RMSE=Reference(0.8539, "released log, best validation epoch 389")),
         scales={
