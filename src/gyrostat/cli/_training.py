@@ -40,6 +40,32 @@ def open_run(out: Path, force: bool, device: str | None, mixed_precision: str, t
     return out, accelerator.is_main_process
 
 
+def strategy_of(strategy: str, adversarial: str | None, data: Any) -> Any:
+    """The strategy of a training: by name, or the short form of an adversarial one."""
+    import numpy as np
+
+    from .._errors import ArgumentError
+    from ..train.strategy import make_strategy
+    from ..transfer.adversarial import AdversarialTraining
+
+    if adversarial is None:
+        return make_strategy(strategy)
+    if strategy != "plain":
+        raise ArgumentError("--adversarial is a strategy of its own; leave out --strategy")
+    sample = np.asarray(data.x[data.split["train"][:256]])
+    if sample.dtype.kind != "f":
+        raise ArgumentError(f"--adversarial: {data.name} holds {sample.dtype} numbers, which cannot be perturbed")
+    pixels = bool(sample.min() >= 0 and sample.max() <= 1)
+    return AdversarialTraining.parse(adversarial, (0.0, 1.0) if pixels else None)
+
+
+def robust_words(result: dict[str, Any]) -> str:
+    """The end of the sentence about an adversarial training."""
+    if "robust_score" not in result:
+        return ""
+    return f", robust {result['robust_score']:.4f} ({result['robust_attack']})"
+
+
 class Watch:
     """A progress line that follows the steps on a terminal; one line per epoch where stderr is a file."""
 

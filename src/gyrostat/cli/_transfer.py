@@ -145,6 +145,8 @@ def _verdict(page: Any, curve: Any) -> None:
 
 
 def _influence(page: Any, closer: dict[str, Any], curve: Any, target: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     from ..report.figures import new_figure, style
 
     images = closer["images"]
@@ -156,7 +158,7 @@ def _influence(page: Any, closer: dict[str, Any], curve: Any, target: Any) -> No
     for i, (name, found) in enumerate(held.items()):
         ranks = min(20, len(found.y_train))
         ax.plot(range(1, ranks + 1), found.same_class(ranks), label=name, **style(i))
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="rank of the helpful image", ylabel="share of its class")
     ax.legend()
     page.figure(

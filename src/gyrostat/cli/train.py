@@ -31,6 +31,7 @@ def train(
     dropout: float = 0.0,
     set: list[str] | None = None,
     strategy: str = "plain",
+    adversarial: str | None = None,
     seed: int = 0,
     device: str | None = None,
     mixed_precision: str = "no",
@@ -71,6 +72,7 @@ def train(
         dropout: Dropout between layers.
         set: Options of the cell, key=value; may be repeated.
         strategy: How a batch becomes a loss: plain, or another name with its settings, name:key=value,key=value.
+        adversarial: Train on attacked batches, norm:eps:steps such as l2:0.5:3; inputs in [0, 1] stay there.
         seed: Seed of everything that is drawn.
         device: cpu, cuda or mps; by default what is there.
         mixed_precision: no, bf16 or fp16.
@@ -87,9 +89,8 @@ def train(
     from ..train.config import TrainConfig
     from ..train.loop import train as run_training
     from ..train.model import ModelConfig, parameter_count
-    from ..train.strategy import make_strategy
     from ._shared import print_json
-    from ._training import leave, open_run, watch
+    from ._training import leave, open_run, robust_words, strategy_of, watch
 
     check({"hidden_size": Integer(1), "num_layers": Integer(1)}, locals(), "train")
     config = TrainConfig(
@@ -104,7 +105,7 @@ def train(
         bidirectional=bidirectional, dropout=dropout,
     )  # fmt: skip
     count = parameter_count(model_config)
-    how = make_strategy(strategy)
+    how = strategy_of(strategy, adversarial, opened)
     folder, first = open_run(out, force, device, mixed_precision, tensorboard)
     with watch(f"{model} on {opened.name}, {count} parameters", epochs, quiet or not first) as seen:
         run = run_training(
@@ -119,6 +120,7 @@ def train(
     else:
         name = "accuracy" if opened.labels else "RMSE"
         print(
-            f"{model}: test {name} {run.result['test_score']:.4f}, {run.result['parameters']} parameters, run in {folder}"
+            f"{model}: test {name} {run.result['test_score']:.4f}{robust_words(run.result)}, "
+            f"{run.result['parameters']} parameters, run in {folder}"
         )
     return 0

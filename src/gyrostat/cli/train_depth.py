@@ -36,6 +36,7 @@ def train_depth(
     refine_noise: float = 0.0,
     carry_optimizer: bool = False,
     strategy: str = "plain",
+    adversarial: str | None = None,
     seed: int = 0,
     device: str | None = None,
     tensorboard: bool = False,
@@ -79,6 +80,7 @@ def train_depth(
         refine_noise: Relative noise on the weights at a refinement.
         carry_optimizer: Keep the optimiser's moments at a change of level.
         strategy: How a batch becomes a loss: plain, or another name with its settings, name:key=value,key=value.
+        adversarial: Train on attacked batches, norm:eps:steps such as l2:0.5:3; inputs in [0, 1] stay there.
         seed: Seed of everything that is drawn.
         device: cpu, cuda or mps; by default what is there.
         tensorboard: Also write the metrics for TensorBoard, under OUT/tensorboard.
@@ -89,11 +91,10 @@ def train_depth(
     """
     from ..train.config import TrainConfig
     from ..train.levels import Levels, NetConfig, train_levels
-    from ..train.strategy import make_strategy
     from ._depth import epochs as listed
     from ._depth import open_depth_data
     from ._shared import print_json
-    from ._training import leave, open_run, watch
+    from ._training import leave, open_run, robust_words, strategy_of, watch
 
     config = TrainConfig(
         epochs=epochs, batch_size=batch_size, lr=lr, decay_at=listed(decay_at, "--decay-at"), decay=decay, clip=clip or None,
@@ -115,7 +116,7 @@ def train_depth(
     )  # fmt: skip
     levels.plan(net.basis)
     net.build()
-    how = make_strategy(strategy)
+    how = strategy_of(strategy, adversarial, opened)
     folder, first = open_run(out, force, device, mixed_precision, tensorboard)
     with watch(opened.name, epochs, quiet or not first) as seen:
         result = train_levels(
@@ -129,7 +130,7 @@ def train_depth(
         print_json({k: v for k, v in result.items() if k != "history"})
     else:
         print(
-            f"test accuracy {result['test_score']:.4f}, {result['parameters']} parameters, "
+            f"test accuracy {result['test_score']:.4f}{robust_words(result)}, {result['parameters']} parameters, "
             f"{result['seconds']:.0f} s, run in {folder}"
         )
     return 0

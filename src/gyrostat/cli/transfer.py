@@ -71,8 +71,8 @@ def transfer(
     from ..data.catalogue import open_images
     from ..report.page import write_atomically
     from ..train.sources import fitted, load_source
-    from ..train.transfer import Study, run_study
-    from ..transfer.fine_tune import prepare
+    from ..train.transfer import Study, run_study, tensors
+    from ..transfer.fine_tune import fine_tune
     from ..transfer.network import ConvNet
     from ._shared import out_folder, print_json, stderr
     from ._transfer import build_page, look_closer, numbers
@@ -105,8 +105,9 @@ def transfer(
         channels_of_source, side = given.pixels.shape[1], given.pixels.shape[2]
         opened = fitted(opened, size if size is not None else side, channels_of_source)
         probe = ConvNet(channels_of_source, given.n_classes, width)
-    settings = {k: v for k, v in tuning.items() if k not in ("epochs", "lr")}
-    prepare(probe, opened.n_classes, **settings)
+    # every setting of the fine-tuning is tried before anything is trained or written
+    x, y = tensors(opened, "train", 2)
+    fine_tune(probe, (x, y), num_classes=opened.n_classes, **{**tuning, "epochs": min(tune_epochs, 0)})
     folder = out_folder(out, force, "report.json")
     tell = None if quiet else lambda words: stderr.print(words, markup=False)
     found = run_study(given, opened, study, folder, tell=tell, device=device)

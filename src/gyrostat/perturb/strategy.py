@@ -9,8 +9,9 @@ not continued. What it draws, it draws from ``generator``, which depends on the 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,15 @@ class Strategy(Protocol):
 
     def __call__(self, model: nn.Module, batch: Batch, task: Task, *, generator: torch.Generator) -> Tensor:
         """The loss of one step."""
+        ...
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """A strategy that has something of its own to measure on the test part when a run ends."""
+
+    def measure(self, model: nn.Module, batches: Iterable[Batch], task: Task) -> dict[str, Any]:
+        """Numbers and words for the result of the run."""
         ...
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .._errors import ArgumentError, CheckpointError, NonFiniteError
 from .._rng import derive_seed, torch_stream
 from ..data.batches import Batches, Examples
-from ..perturb.strategy import Plain, Strategy, describe
+from ..perturb.strategy import Measuring, Plain, Strategy, describe
 from .config import TrainConfig
 from .devices import open_accelerator, own_random_stream
 from .model import ModelConfig, SequenceModel
@@ -226,6 +226,7 @@ def train(
     if best:
         plain.load_state_dict(best)
     tested = task.evaluate(plain, test.epoch())
+    own = strategy.measure(plain, test.epoch(), task) if isinstance(strategy, Measuring) else {}
     result = {
         **facts,
         "parameters": sum(p.numel() for p in plain.parameters()),
@@ -234,6 +235,7 @@ def train(
         "best_epoch": progress.best_epoch + 1,
         "test_loss": tested["loss"],
         "test_score": tested["score"],
+        **own,
         "seconds": progress.seconds,
         "seconds_per_epoch": progress.seconds / max(1, len(progress.history)),
         "history": progress.history,
