@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse.linalg as spl
 
 from .._checks import Boolean, Integer, OneOf, Real, check
 from .._errors import ArgumentError
@@ -102,18 +103,28 @@ class ErrorBounds(Result):
 
 
 def spectrum(Y: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Singular values and right vectors (d, min(t, d)) of a sketch, by its Gram matrix where that is accurate.
+    """Singular values and right vectors (d, r) of a sketch, by its Gram matrix where that is accurate.
+
+    All r = min(t, d) of them, or of a large sketch the leading max(4k, 24).
 
     Args:
         Y: Sketch, (t, d).
         k: How many are wanted accurately.
     """
     t, d = Y.shape
-    if min(t, d) <= 64:
+    small_side = min(t, d)
+    if small_side <= 64:
         _, s, Vh = np.linalg.svd(Y, full_matrices=False)
         return s, Vh.conj().T
     small = Y.conj().T @ Y if d <= t else Y @ Y.conj().T
-    values, vectors = np.linalg.eigh(small)
+    keep = _kept(k)
+    if small_side > 1024 and keep < small_side // 8:
+        start = numpy_stream(0, "lanczos").standard_normal(small_side).astype(small.dtype)
+        values, vectors = spl.eigsh(small, keep, which="LA", v0=start)
+        order = np.argsort(values)
+        values, vectors = values[order], vectors[:, order]
+    else:
+        values, vectors = np.linalg.eigh(small)
     s, W = np.sqrt(np.maximum(values[::-1], 0.0)), vectors[:, ::-1]
     # a Gram matrix squares the condition number: below this ratio its small vectors are noise
     if not np.all(np.isfinite(s)) or s[min(k, len(s)) - 1] < 1e-6 * s[0]:
@@ -123,6 +134,10 @@ def spectrum(Y: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         return s, W
     safe = np.where(s > 1e-12 * s[0], s, 1.0)
     return s, (Y.conj().T @ W) / safe
+
+
+def _kept(k: int) -> int:
+    return max(4 * k, 24)
 
 
 QUANTILES = {"unbiased": "weibull", "linear": "linear"}
@@ -198,7 +213,7 @@ def bootstrap_error(
         )
     s, V = spectrum(Y, k)
     top, tail = max([k, *subspace]), 1.0 / (2 * found.power + 1)
-    r, inflate = _projection(s, top, t, projection)
+    r, inflate = _projection(s, top, float(np.linalg.norm(Y) ** 2), projection)
     X = Y @ V[:, :r]  # (t, r)
     if boot_idx is None:
         draws = numpy_stream(seed, "bootstrap").integers(0, t, (replicates, t))
@@ -292,7 +307,9 @@ def _sine(cosine: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(1.0 - cosine**2, 0.0))
 
 
-def _projection(s: np.ndarray, k: int, t: int, wanted: int | str | None) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
+def _projection(
+    s: np.ndarray, k: int, energy: float, wanted: int | str | None
+) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
     """How many directions to keep, and by how much left and right sines grow for those that are not."""
     full = len(s)
     ones = np.ones(k)
@@ -301,13 +318,16 @@ def _projection(s: np.ndarray, k: int, t: int, wanted: int | str | None) -> tupl
     if isinstance(wanted, str) and wanted != "auto":
         raise ArgumentError(f"bootstrap_error: projection must be an integer, 'auto' or None, got {wanted!r}")
     lam = s**2
-    r = min(full, max(4 * k, 24)) if wanted == "auto" else min(full, max(k + 1, int(wanted)))
+    r = min(full, _kept(k)) if wanted == "auto" else min(full, max(k + 1, int(wanted)))
     gap = (lam[:k, None] - lam[None, :]) ** 2
     gap[np.arange(k), np.arange(k)] = np.inf
     gap = np.maximum(gap, 1e-300)
+    # what a truncated spectrum leaves out is counted as if it all stood at the last value
+    rest, last = max(0.0, energy - float(lam.sum())), max((lam[k - 1] - lam[-1]) ** 2, 1e-300)
     right = lam[:k, None] * lam[None, :] / gap
     left = lam[None, :] ** 2 / gap
-    grow = [np.sqrt(e.sum(1) / np.maximum(e[:, :r].sum(1), 1e-300)) for e in (left, right)]
+    missing = (lam[-1] * rest / last, lam[:k] * rest / last)
+    grow = [np.sqrt((e.sum(1) + more) / np.maximum(e[:, :r].sum(1), 1e-300)) for e, more in zip((left, right), missing)]
     return r, (grow[0], grow[1])
 
 

@@ -37,6 +37,7 @@ class Rows:
         dtype: float64 or complex128, what blocks are delivered in.
         source_dtype: dtype of the matrix itself.
         transposed: These are the columns of the matrix that was given.
+        entries: Stored entries of a sparse matrix in memory, else None.
         first: Number of row 0 in the whole matrix, where these are a part of it.
         guard: Called with no argument before and after each block; raises where the source has changed.
     """
@@ -46,6 +47,7 @@ class Rows:
     one_shot: bool = False
     sparse: bool = False
     transposed = False
+    entries: int | None = None
     first = 0
     guard: Callable[[], None] | None = None
 
@@ -150,7 +152,7 @@ class SparseRows(Rows):
     def __init__(self, matrix: Any, transposed: bool) -> None:
         matrix = (matrix.T if transposed else matrix).tocsr()
         super().__init__(int(matrix.shape[0]), int(matrix.shape[1]), matrix.dtype)
-        self._matrix = matrix
+        self._matrix, self.entries = matrix, int(matrix.nnz)
         self._step = max(1, int((1 << 20) * max(1, matrix.shape[0]) / max(1, matrix.nnz)))
 
     def _raw(self, start: int, stop: int | None) -> Iterator[Any]:

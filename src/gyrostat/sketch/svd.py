@@ -1,6 +1,7 @@
 """S A ≈ Ũ diag(s̃) Ṽᵀ:  right vectors and values of A from its sketch, left vectors A ṽ_j/|A ṽ_j| in one more pass.
 
-``svd`` sketches, bootstraps, extrapolates to the size the tolerance needs, t₁ = t₀ (1.1 q/tol)², and sketches once more;
+``svd`` sketches (4 times larger until the bound is below 1/2, where the 1/√t law holds), bootstraps, extrapolates to the
+size the tolerance needs, t₁ = t₀ (1.1 q/tol)², and sketches once more;
 where that would cost more than an exact path (``exact.py``) it takes that instead and says so.
 
 Source: Lopes, Erichson, Mahoney, "Error estimation for sketched SVD via the bootstrap", arXiv:2003.04937.
@@ -19,7 +20,7 @@ from .._checks import Boolean, Integer, OneOf, Real, check
 from .._errors import ArgumentError
 from .._memory import plan_memory
 from .bootstrap import ErrorBounds, bootstrap_error, spectrum
-from .exact import Centre, exact_from, left_vectors, rayleigh_ritz
+from .exact import LANCZOS_COLUMNS, Centre, exact_from, left_vectors, rayleigh_ritz
 from .passes import Sum, as_watch
 from .result import SketchedSVDResult, turned
 from .rows import Rows, as_rows
@@ -37,6 +38,7 @@ RULES = {
 }
 
 
+PILOT = 0.5
 SVD_RULES = {
     **{name: RULES[name] for name in ("rank", "left", "seed")},
     "tol": Real(low=0, closed="neither"),
@@ -166,7 +168,8 @@ def svd(
         target: "right", "left", "values" or "subspace" (the first ``rank`` right vectors as a space).
         alpha: The tolerance is kept with probability about 1 - alpha.
         sketch_method: As for :func:`sketched_svd`; "auto" is countsketch.
-        method: "two_stage" (one planned resize) or "iterate" (up to six).
+        method: "two_stage" (one planned resize, after pilots where the first sketch is too small to plan from) or
+            "iterate" (up to six).
         replicates: Bootstrap replicates.
         max_size: Largest sketch allowed; the bound then says what was reached.
         left: Compute left vectors too.
@@ -227,10 +230,10 @@ def to_tolerance(
         raise ArgumentError(f"svd: max_size must be at least rank ({rank}), got {max_size}")
     size = min(max(10 * rank, 100 + rank + 1), max_size or rows.n)
     history: list[tuple[int, float]] = []
-    stage, last = 0, 1 if method == "two_stage" else 6
+    stage, planned, last = 0, 0, 1 if method == "two_stage" else 6
     to_sketch, to_gram = centre or (None, None)
     while True:
-        if max_size is None and (size >= rows.n / 2 or _exact_is_cheaper(rows, size)):
+        if max_size is None and (size >= rows.n / 2 or _exact_is_cheaper(rows, size, rank)):
             result = exact_from(
                 rows,
                 rank,
@@ -256,10 +259,19 @@ def to_tolerance(
         )
         q = _bound(bounds, target, rank, s[0])
         history.append((size, q))
-        if stage == last or size == max_size or q <= tol:
+        if planned == last or size == max_size or q <= tol:
             break
-        grown = int(np.ceil(size * max(1.1, (1.1 * q / tol) ** 2)))
+        if target != "values" and q > max(PILOT, tol):
+            # near its limit of one a sine says little about the size it takes: look again first
+            grown = 4 * size
+        else:
+            grown, planned = int(np.ceil(size * max(1.1, (1.1 * q / tol) ** 2))), planned + 1
         size, stage = (min(grown, max_size) if max_size is not None else grown), stage + 1
+    if q > 1.25 * tol:
+        short = "max_size keeps it from growing" if size == max_size else "ask for a smaller tol or method='iterate'"
+        bounds = replace(
+            bounds, warnings=(*bounds.warnings, f"the bound, {q:.3g}, is above the tolerance {tol:g}: {short}")
+        )
     for message in bounds.warnings:
         warn(message)
     U = left_vectors(rows, V[:, :rank], watch) if flip or (left and centre is None) else None
@@ -288,9 +300,11 @@ def _bound(bounds: ErrorBounds, target: str, rank: int, scale: float) -> float:
     return q / scale if target == "values" and scale > 0 else q
 
 
-def _exact_is_cheaper(rows: Rows, t: int) -> bool:
+def _exact_is_cheaper(rows: Rows, t: int, rank: int) -> bool:
     """Compare operations; a scattered row costs about 20 per entry, being bound by memory and not by arithmetic."""
     n, d, m = float(rows.n or 0), float(rows.d), float(min(t, rows.d))
+    solve = 2 * t * d * m + 15 * m**3
     if rows.sparse:
-        return False
-    return 2 * n * d * d + 15 * d**3 <= 20 * n * d + 2 * t * d * m + 15 * m**3
+        # Lanczos reads the entries twice an iteration, at some 10 operations each time
+        return rows.entries is not None and d > LANCZOS_COLUMNS and 20.0 * rows.entries * (100 + 10 * rank) <= solve
+    return 2 * n * d * d + 15 * d**3 <= 20 * n * d + solve
