@@ -38,6 +38,10 @@ class UnsafeFileError(GyrostatError, ValueError):
     """A file could execute code when loaded; it is refused."""
 
 
+class ModelError(GyrostatError, RuntimeError):
+    """A model that was handed over failed when it was asked."""
+
+
 class MemoryBudgetError(GyrostatError, MemoryError):
     """The work would need more memory than allowed; raised before anything is allocated."""
 

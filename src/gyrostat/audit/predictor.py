@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._errors import ArgumentError, NonFiniteError
+from .._errors import ArgumentError, GyrostatError, ModelError, NonFiniteError
 
 OUTPUTS = ("auto", "logits", "probs", "labels")
 
@@ -65,7 +65,13 @@ class Predictor:
         """Classes ``(N,)`` and confidences ``(N,)`` of one batch; ties go to the lowest class."""
         if self.preprocess is not None:
             x = self.preprocess(x)
-        scores = self._call(x)
+        try:
+            scores = self._call(x)
+        except GyrostatError:
+            raise
+        except Exception as error:  # somebody else's code: whatever it raises means that it cannot be asked
+            sentence = " ".join(str(error).split())[:200] or type(error).__name__
+            raise ModelError(f"the model failed on inputs of shape {tuple(x.shape)}: {sentence}") from error
         if scores.ndim == 1 or self.outputs == "labels":
             return self._labels(scores, len(x))
         if scores.ndim != 2 or len(scores) != len(x) or scores.shape[1] < 2:

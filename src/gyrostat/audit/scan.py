@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .._errors import ArgumentError, GyrostatError, UnsafeFileError
+from .._errors import ArgumentError, DataError, GyrostatError, UnsafeFileError
 from .._results import Result
 from .formats import sniff
 from .load import LoadedModel, load_model, pickle_report, sha256_of
@@ -103,6 +103,7 @@ def scan(
 
     Raises:
         ArgumentError: The arguments do not fit each other or the model: a usage error.
+        DataError: The base images or the reference cannot be used.
 
     Example:
         >>> import torch
@@ -143,7 +144,7 @@ def scan(
             )
         try:
             curve = titrate(opened.predict, base_images, input_shape=shape, on_batch=on_batch, **settings)
-        except ArgumentError:
+        except (ArgumentError, DataError):
             raise
         except GyrostatError as error:
             return Report(**about, failed=str(error), warnings=opened.warnings, seconds=time.perf_counter() - started)

@@ -243,7 +243,8 @@ def titrate(
     Raises:
         ArgumentError: An argument is outside its rule, or base values are outside ``clip``.
         ShapeError: ``noise`` or ``labels`` do not fit the base.
-        NonFiniteError: The model, or a base input, holds NaN or Inf.
+        NonFiniteError: The model answers, or a base input holds, NaN or Inf.
+        ModelError: The model raised an error of its own.
 
     Source: arXiv:2008.00123.
 

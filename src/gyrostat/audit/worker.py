@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .._errors import ArgumentError, GyrostatError, UnsafeFileError
+from .._errors import ArgumentError, ModelError, UnsafeFileError
 
 MAX_HEADER = 1 << 20
 _DTYPES = ("float16", "float32", "float64", "int8", "int32", "int64", "uint8", "bool")
@@ -35,7 +35,7 @@ class Limits:
     wait_seconds: float = 120.0
 
 
-class WorkerError(GyrostatError, RuntimeError):
+class WorkerError(ModelError):
     """The model's process failed, crashed, or ran into a limit."""
 
 
