@@ -164,7 +164,7 @@ def run_circles(seeds, picture):
         (x, y), _ = circles(0)
         for ax, (label, p) in zip(axes, pictures.items()):
             ax.contourf(*[torch.linspace(-2, 2, 81)] * 2, p.T, levels=20, cmap="RdBu_r", vmin=0, vmax=1, alpha=0.8)
-            ax.scatter(*x.T, c=y, cmap="RdBu_r", edgecolor="k", s=18)
+            ax.scatter(*x.T, c=["#9ecbff" if label == 0 else "#ffb199" for label in y.tolist()], edgecolor="k", s=18)
             ax.set(title=label, xticks=[], yticks=[])
         axes[-1].axis("off")
         figure.savefig(picture, dpi=110)
