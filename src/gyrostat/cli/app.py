@@ -36,7 +36,7 @@ def build_app() -> cyclopts.App:
         version=__version__,
         help="Deep learning as a dynamical system: stable recurrent layers, continuous depth, audits, sketched SVDs.",
         help_format="plaintext",
-        suppress_keyboard_interrupt=False,
+        suppress_keyboard_interrupt=False,  # an interruption has a sentence of its own
     )
     for verb in verbs():
         app.command(f"gyrostat.cli.{verb}:{verb}", name=verb.replace("_", "-"))

@@ -103,12 +103,7 @@ def compare(
         print_json(report)
         return 0
     score = "accuracy" if opened.task in LABELS else "RMSE"
-    table = Table(
-        title=f"{opened.describe()}\nsame {same_words} for all models",
-        title_justify="left",
-        box=None,
-        header_style="bold",
-    )
+    table = Table(box=None, header_style="bold")
     heads = ("model", f"test {score}", "± seeds", "white σ=0.2", "s&p 5 %", "params", "hidden", "s/epoch")
     for i, column in enumerate(heads):
         table.add_column(column, justify="left" if i == 0 else "right")
@@ -119,6 +114,7 @@ def compare(
             str(r["parameters"]), str(r["hidden_size"]), f"{r['seconds_per_epoch']:.2f}",
         )  # fmt: skip
     console = result_console()
+    console.print(f"{opened.describe()}\nsame {same_words} for all models", soft_wrap=True)
     console.print(table)
     console.print(f"\n{verdict[0]} {verdict[1]}", soft_wrap=True)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)

@@ -76,11 +76,12 @@ def reproduce(
     if json:
         print_json(result)
         return 0
-    table = Table(title=f"{recipe.title}, scale {scale}", title_justify="left", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
     for i, column in enumerate(("", "quantity", "measured", "± seeds", "beside it", "which is")):
         table.add_column(column, justify="right" if i in (2, 3, 4) else "left")
     for row in _rows(result):
         table.add_row(*row)
+    console.print(f"{recipe.title}, scale {scale}", soft_wrap=True)
     console.print(table)
     for line in _words(result):
         console.print(line, soft_wrap=True)
@@ -114,7 +115,7 @@ def _page(result: dict, folder: Path) -> None:
     from ._shared import facts
 
     page = Page(result["title"], f"{result['source']}, scale {result['scale']}")
-    page.table(["", "quantity", "measured", "± seeds", "beside it", "which is"], _rows(result))
+    page.table(["", "quantity", "measured", "± seeds", "beside it", "which is"], _rows(result), text_columns=(1, 5))
     for line in _words(result):
         page.text(line)
     page.facts(facts())

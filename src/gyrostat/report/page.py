@@ -68,7 +68,9 @@ class Page:
     def figure(self, figure: Figure, caption: str, *, alt: str = "") -> None:
         """A matplotlib figure as inline SVG, with a caption; ``alt`` is read out to those who cannot see it."""
         svg = to_svg(figure).replace("<svg", f'<svg role="img" aria-label="{escape(alt or caption, quote=True)}"', 1)
-        self._parts.append(f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>")
+        self._parts.append(
+            f'<figure><div class="scroll" tabindex="0">{svg}</div><figcaption>{escape(caption)}</figcaption></figure>'
+        )
 
     def images(self, tags: Iterable[tuple[str, str]]) -> None:
         """A gallery of ``(image_tag(...), caption)`` pairs."""

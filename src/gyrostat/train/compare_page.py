@@ -24,9 +24,13 @@ def build_page(
     score = "test accuracy" if task in LABELS else "test error (RMSE)"
     columns = ["model", score, "± over seeds", "white σ=0.2", "salt & pepper 5 %", "parameters", "hidden", "s / epoch"]
     chosen = next((i for i, r in enumerate(rows) if f" {r['model']}." in verdict[0]), None)
+
+    def number(value: float | None) -> str | None:
+        return None if value is None else f"{value:.4f}" if task in LABELS else f"{value:.4g}"
+
     table = [
-        [r["model"], r["score"], r["spread"], r["white"]["0.2"], r["salt_pepper"]["0.05"], r["parameters"], r["hidden_size"],
-         r["seconds_per_epoch"]] for r in rows
+        [r["model"], number(r["score"]), number(r["spread"]), number(r["white"]["0.2"]), number(r["salt_pepper"]["0.05"]),
+         r["parameters"], r["hidden_size"], f"{r['seconds_per_epoch']:.2f}"] for r in rows
     ]  # fmt: skip
     page.table(columns, table, best_row=chosen)
     page.heading("Under noise")
