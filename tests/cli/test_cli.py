@@ -64,6 +64,14 @@ def test_train_predict_and_no_overwriting(tmp_path, monkeypatch, capsys):
     assert rows[0] == "row,prediction,p_0,p_1"
     assert len(rows) == 41
     assert run(["predict", "r", "mine.npz", "--out", "p.csv"]) == 2
+    np.savez("new.npz", X=X)
+    assert run(["predict", "r", "new.npz", "--out", "new.csv"]) == 0
+    assert (tmp_path / "new.csv").read_text() == (tmp_path / "p.csv").read_text()
+    steps = [f"a,{t},{float(X[0, t, 0])!r},{float(X[0, t, 1])!r}" for t in range(8)]
+    for name, header, tail in (("bare.csv", "id,time,u,v", ""), ("same.csv", "id,time,u,v,label", ",0")):
+        (tmp_path / name).write_text("\n".join([header, *(s + tail for s in steps)]) + "\n")
+        assert run(["predict", "r", name, "--out", f"{name}.out"]) == 0
+        assert (tmp_path / f"{name}.out").read_text().splitlines() == rows[:2]
 
 
 def test_a_folder_that_is_not_ours_is_never_cleared(tmp_path, monkeypatch, capsys):

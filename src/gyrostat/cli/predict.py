@@ -9,7 +9,7 @@ def predict(run: Path, data: str, /, *, out: Path = Path("predictions.csv"), for
     """Write the predictions of a trained model for a data file as CSV.
 
     Example: gyrostat predict run new_series.npz --out predictions.csv
-    Takes seconds. Labels in the file are not used; values are standardised as those of the training data were.
+    Takes seconds. The file needs no labels, and labels in it are not used; values are standardised as in training.
 
     Args:
         run: Run directory of gyrostat train, or its model.safetensors.
@@ -34,7 +34,7 @@ def predict(run: Path, data: str, /, *, out: Path = Path("predictions.csv"), for
         raise ArgumentError(f"--out {out}: exists; add --force to replace it, or name another file")
     model, facts = load_model(run)
     if split_file_spec(data)[0] is not None:
-        opened = open_data(data, standardize=False)
+        opened = open_data(data, answers=False)
         if facts.get("scale") and len(facts["scale"]) == opened.n_features:
             opened = rescaled(opened, np.array(facts["center"]), np.array(facts["scale"]))
     else:

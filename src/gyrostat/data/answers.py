@@ -32,12 +32,14 @@ def read_answers(y: np.ndarray, name: str, task: str = "auto", *, steps: int | N
     Args:
         y: ``(N,)`` words or numbers, ``(N, K)`` or ``(N, T, K)`` numbers, ``(N, T)`` whole numbers.
         name: The file, for messages.
-        task: ``"auto"``, ``"classify"`` or ``"regress"``.
+        task: ``"auto"``, ``"classify"`` or ``"regress"``; ``"none"`` leaves them unread.
         steps: T of the sequences; integers of shape ``(N, T)`` are labels of steps.
 
     Raises:
         DataError: It cannot be read as what was asked for.
     """
+    if task == "none":
+        return Answers(np.zeros((len(y), 1)), "regress", (), "answers not read")
     TASK.check("task", task, name)
     if y.dtype.kind not in "USfiub":
         raise DataError(f"{name}: y must hold labels (integers or words) or targets (numbers), got {y.dtype}")

@@ -28,7 +28,7 @@ ANSWERS = ("label", "target")
 
 
 def open_file(
-    path: Path, *, seed: int = 0, standardize: bool = True, task: str = "auto", **options: Any
+    path: Path, *, seed: int = 0, standardize: bool = True, task: str = "auto", answers: bool = True, **options: Any
 ) -> SequenceData:
     """Read a file by its ending.
 
@@ -37,6 +37,8 @@ def open_file(
         seed: Seed of the split, where the file brings none.
         standardize: Whether to standardise each feature.
         task: ``"auto"`` (see :mod:`gyrostat.data.answers`), ``"classify"`` or ``"regress"``.
+        answers: Whether the file has labels or targets; without them, all sequences are for prediction, one is enough,
+            and nothing is standardised.
         **options: None are known.
 
     Raises:
@@ -53,10 +55,10 @@ def open_file(
     if path.stat().st_size == 0:
         raise DataError(f"{path.name}: the file is empty")
     readers = {".npz": _read_npz, ".csv": _read_csv, ".ts": _read_ts}
-    data = readers[path.suffix](path, seed, task) if path.suffix in readers else None
+    data = readers[path.suffix](path, seed, task if answers else "none") if path.suffix in readers else None
     if data is None:
         raise DataError(f"{path.name}: a data file must end in {', '.join(readers)}")
-    return standardized(data) if standardize else data
+    return standardized(data) if standardize and answers else data
 
 
 def standardized(data: SequenceData) -> SequenceData:
@@ -82,7 +84,7 @@ def _read_npz(path: Path, seed: int, task: str) -> SequenceData:
             raise DataError(f"{path.name}: not a whole .npz file; save it with numpy.savez")
         # the file is opened here, because numpy leaves it open when the archive is damaged
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+            arrays: dict[str, Any] = {key: file[key] for key in file.files}
     except DataError:
         raise
     except ValueError as error:
@@ -96,6 +98,10 @@ def _read_npz(path: Path, seed: int, task: str) -> SequenceData:
         raise DataError(f"{path.name}: not a whole .npz file: {error}") from error
     except (SyntaxError, TypeError, AttributeError, OverflowError, MemoryError, IndexError) as error:
         raise DataError(f"{path.name}: an array header inside is damaged") from error
+    if task == "none" and "X" in arrays:
+        lengths = arrays.get("lengths")
+        count = len(lengths) if lengths is not None and arrays["X"].ndim == 2 and lengths.ndim else len(arrays["X"])
+        arrays = {k: v for k, v in arrays.items() if k in ("X", "lengths")} | {"y": np.zeros(count)}
     for key in ("X", "y"):
         if key not in arrays:
             raise DataError(
@@ -120,11 +126,16 @@ def _read_npz(path: Path, seed: int, task: str) -> SequenceData:
             f"{path.name}: a split needs the arrays train, valid and test; {', '.join(split)} alone will not do"
         )
     by_class = answers.task == "classify" and len(y) == len(X)
-    split = split or random_split(answers.y if by_class else None, len(X), seed)
+    split = split or split_of(answers.y if by_class else None, len(X), seed, task)
     return SequenceData(
         path.stem, X, answers.y, answers.task, lengths=lengths, split=split, classes=answers.classes,
         provenance=f"{path.name}; {answers.how}",
     )  # fmt: skip
+
+
+def split_of(labels: np.ndarray | None, n: int, seed: int, task: str) -> dict[str, np.ndarray]:
+    """A random split, or everything as test where there are no answers to learn from."""
+    return {"test": np.arange(n)} if task == "none" else random_split(labels, n, seed)
 
 
 def _unflatten(X: np.ndarray, lengths: np.ndarray, name: str) -> np.ndarray:
@@ -153,6 +164,9 @@ def _read_csv(path: Path, seed: int, task: str) -> SequenceData:
     reader = csv.reader(text)
     try:
         header = [h.strip() for h in next(reader, [])]
+        if task == "none" and header[-1:] and header[-1] not in ANSWERS:
+            header.append("label")
+            reader = ([*row, "-"] for row in reader if row)
         if len(header) < 4 or header[0] != "id" or header[1] != "time" or header[-1] not in ANSWERS:
             raise DataError(
                 f"{path.name}: the header must be id,time,<features...>,label (or target), got {','.join(header)[:120]!r}"
@@ -163,7 +177,7 @@ def _read_csv(path: Path, seed: int, task: str) -> SequenceData:
                 continue
             if len(row) != len(header):
                 raise DataError(f"{path.name}: line {number} has {len(row)} fields, the header {len(header)}")
-            key, label = row[0].strip(), row[-1].strip()
+            key, label = row[0].strip(), "-" if task == "none" else row[-1].strip()
             if not label:
                 raise DataError(f"{path.name}: line {number} has no {header[-1]}")
             if labels.setdefault(key, label) != label:
@@ -214,7 +228,7 @@ def ragged(
     X = _unflatten(np.concatenate(sequences), lengths, path.name)
     answers = read_answers(y, path.name, task)
     even = bool((lengths == lengths[0]).all())
-    split = random_split(answers.y if answers.task == "classify" else None, len(X), seed)
+    split = split_of(answers.y if answers.task == "classify" else None, len(X), seed, task)
     return SequenceData(
         path.stem, X, answers.y, answers.task, lengths=None if even else lengths, split=split, classes=answers.classes,
         features=features, provenance=f"{path.name}; {answers.how}",

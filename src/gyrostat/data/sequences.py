@@ -26,7 +26,7 @@ class SequenceData:
             (``regress``) or ``(N, T, K)`` (``predict``).
         task: ``"classify"`` or ``"regress"`` (one label or target per sequence), ``"tag"`` or ``"predict"`` (one per step).
         lengths: ``(N,)`` int64, or ``None`` when all sequences have length T.
-        split: Row numbers of ``"train"``, ``"valid"`` and ``"test"``.
+        split: Row numbers of ``"train"``, ``"valid"`` and ``"test"``; of ``"test"`` alone where nothing is learned.
         classes: Names of the classes.
         features: Names of the features.
         licence: Licence of the data.
@@ -66,8 +66,11 @@ class SequenceData:
         if self.x.dtype.kind not in "fiub":
             raise DataError(f"{self.name}: X must hold numbers, got {self.x.dtype}")
         N, T, _ = self.x.shape
-        if N < 4 or T < 1:
-            raise DataError(f"{self.name}: at least 4 sequences of length >= 1 are needed, got {N} of length {T}")
+        fewest = 1 if set(self.split) == {"test"} else 4
+        if fewest > N or T < 1:
+            raise DataError(
+                f"{self.name}: at least {fewest} sequences of length >= 1 are needed, got {N} of length {T}"
+            )
         if self.x.shape[2] < 1:
             raise DataError(f"{self.name}: X has no features; its shape is {self.x.shape}")
         if not isinstance(self.x, Rows):
