@@ -83,6 +83,111 @@ def test_bad_input_is_one_sentence(name, flags, matrix, capsys):
     assert sorted(os.listdir(folder)) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("ragged.csv", "1,2,3\n4,5\n", "line 2 has 2 columns, but 3 were expected"),
+        ("words.csv", "a;b\n1;2\n3;x\n", "line 3 holds 'x' in column 2"),
+        ("empty.csv", "", "is empty"),
+        ("bad.npz", "junk", "not a .npz archive"),
+        ("bad.h5", "junk", "cannot be read as a matrix"),
+        ("matrix.mat", "junk", "files of type .mat are not read"),
+    ],
+)
+def test_broken_files_say_where(name, content, told, tmp_path, capsys):
+    if name.endswith(".h5"):
+        pytest.importorskip("h5py")
+    (tmp_path / name).write_text(content)
+    assert run(["svd", str(tmp_path / name), "--rank", "1"]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_text_in_parquet_names_the_column(tmp_path, capsys):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pa.table({"a": [1.0, 2.0], "word": ["x", "y"]}), tmp_path / "t.parquet")
+    assert run(["svd", str(tmp_path / "t.parquet"), "--rank", "1"]) == 2
+    assert "column 'word' is of type string" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_other_delimiters_and_dense_npz(delimiter, matrix, capsys):
+    folder, A = matrix
+    np.savetxt(folder / "a.csv", A, delimiter=delimiter)
+    np.savez(folder / "two.npz", x=A, y=A[:9])
+    lines = [["a.npy"], ["a.csv"], ["two.npz", "--dataset", "x"]]
+    values = []
+    for name, *flags in lines:
+        assert run(["svd", str(folder / name), *flags, "--rank", "2", "--max-size", "300", "--json"]) == 0
+        values.append(json.loads(capsys.readouterr().out)["s"])
+    np.testing.assert_allclose(values[1:], [values[0]] * 2, rtol=1e-10)
+    assert run(["svd", str(folder / "two.npz"), "--rank", "2"]) == 2
+    assert "['x', 'y']" in capsys.readouterr().err
+
+
+def test_interrupt_and_the_same_line_again(matrix, capsys, monkeypatch):
+    import signal
+
+    from gyrostat.sketch.passes import Watch
+
+    folder, A = matrix
+    np.savetxt(folder / "a.csv", np.tile(A, (4, 1)), delimiter=",")
+    line = ["svd", str(folder / "a.csv"), "--rank", "2", "--max-size", "300", "--out", str(folder / "f.npz")]
+    assert run([*line[:-1], str(folder / "whole.npz")]) == 0
+    plain, seen = Watch.run, []
+
+    def interrupted(self, rows, work, name):
+        tell = self.progress
+
+        def progress(count):
+            seen.append((name, count))
+            if len(seen) == 7:
+                signal.raise_signal(signal.SIGINT)
+            tell(count)
+
+        self.progress = progress
+        try:
+            plain(self, rows, work, name)
+        finally:
+            self.progress = tell
+
+    monkeypatch.setattr(Watch, "run", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    assert run(line) == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "same line again" in capsys.readouterr().err
+    assert not (folder / "f.npz").exists()
+    [state] = [p for p in folder.iterdir() if p.name.startswith(".f.npz")]
+    stopped = seen[-1]
+    assert run(line) == 0
+    assert seen[7][0] == stopped[0]
+    assert seen[7][1] >= stopped[1]
+    assert not state.exists()
+    with np.load(folder / "f.npz") as one, np.load(folder / "whole.npz") as other:
+        for key in other.files:
+            np.testing.assert_array_equal(one[key], other[key])
+
+
+def test_bad_rows_leave_no_state_behind(matrix, capsys):
+    folder, A = matrix
+    A = np.tile(A, (40, 1))
+    A[-1, 3] = np.nan
+    np.save(folder / "nan.npy", A)
+    assert run(["svd", str(folder / "nan.npy"), "--rank", "2", "--out", str(folder / "f.npz")]) == 2
+    assert f"row {len(A) - 1}, column 3" in capsys.readouterr().err
+    assert not [p for p in folder.iterdir() if "f.npz" in p.name]
+
+
+def test_right_only_leaves_out_u(matrix):
+    folder, _ = matrix
+    line = ["svd", str(folder / "a.npy"), "--rank", "2", "--tol", "0.3", "--right-only", "--out", str(folder / "f.npz")]
+    assert run(line) == 0
+    with np.load(folder / "f.npz") as found:
+        assert "U" not in found.files
+        assert found["Vt"].shape == (2, 30)
+
+
 def test_a_file_that_changes_is_refused(matrix):
     from gyrostat._errors import DataError
     from gyrostat.cli._matrix import open_matrix

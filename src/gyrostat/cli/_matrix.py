@@ -58,6 +58,8 @@ def _npz(file: Path, dataset: str | None) -> Any:
     import numpy as np
     import scipy.sparse as sp
 
+    if not zipfile.is_zipfile(file):
+        raise DataError(f"{file} is not a .npz archive; write it with scipy.sparse.save_npz or numpy.savez")
     with file.open("rb") as stream, np.load(stream, allow_pickle=False) as held:
         names = set(held.files)
         if not {"format", "shape", "data"} <= names:
@@ -98,38 +100,60 @@ def _csv(file: Path, dataset: str | None) -> Any:
 
     with file.open(encoding="utf-8") as stream:
         first = stream.readline()
-    try:
-        [float(v) for v in first.split(",")]
-        skip = 0
-    except ValueError:
-        skip = 1
+    if not first.strip():
+        raise DataError(f"{file} is empty; it must hold one row of numbers a line")
+    delimiter = max(",;\t", key=first.count)
+    # a first line that is no numbers holds the names of the columns
+    skip = 0 if _wrong(first, delimiter, None) is None else 1
 
     def blocks() -> Iterator[Any]:
         with file.open(encoding="utf-8") as stream:
             for _ in range(skip):
                 stream.readline()
-            at = skip
+            at, width = skip, None
             while lines := stream.readlines(BLOCK * max(8, len(first))):
                 try:
-                    yield np.loadtxt(lines, delimiter=",", ndmin=2)
+                    block = np.loadtxt(lines, delimiter=delimiter, ndmin=2)
                 except ValueError as error:
+                    for number, line in enumerate(lines, start=at + 1):
+                        width = width or line.count(delimiter) + 1
+                        if (why := _wrong(line, delimiter, width)) is not None:
+                            raise DataError(f"{file}: line {number} {why}") from error
                     raise DataError(f"{file}: lines {at + 1} to {at + len(lines)}: {error}") from error
+                width = width or block.shape[1]
+                yield block
                 at += len(lines)
 
     return blocks
+
+
+def _wrong(line: str, delimiter: str, width: int | None) -> str | None:
+    """What keeps a line from being ``width`` numbers."""
+    fields = line.strip().split(delimiter)
+    for number, field in enumerate(fields, start=1):
+        try:
+            float(field)
+        except ValueError:
+            return f"holds {field.strip()[:40]!r} in column {number}, which is not a number"
+    if width is not None and len(fields) != width:
+        return f"has {len(fields)} columns, but {width} were expected"
+    return None
 
 
 def _parquet(file: Path, dataset: str | None) -> Any:
     import numpy as np
 
     try:
-        import pyarrow.parquet as parquet  # pyright: ignore[reportMissingImports]
+        from pyarrow import parquet, types  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise missing_extra("pyarrow", "parquet", "Reading parquet") from error
 
     def blocks() -> Iterator[Any]:
         try:
             with parquet.ParquetFile(file) as found:
+                for column in found.schema_arrow:
+                    if not (types.is_integer(column.type) or types.is_floating(column.type)):
+                        raise DataError(f"{file}: column {column.name!r} is of type {column.type}; keep numbers only")
                 for batch in found.iter_batches(batch_size=BLOCK):
                     yield np.column_stack([c.to_numpy(zero_copy_only=False) for c in batch.columns])
         except OSError as error:

@@ -102,8 +102,8 @@ def svd(
     return 0
 
 
-def _place(file: Path, beside: Path | None, *settings: object) -> Path:
-    """Where the state of an interrupted run is kept: beside its output, or in the user's cache."""
+def _place(file: Path, beside: Path | None, *settings: object) -> Path | None:
+    """Where the state of an interrupted run is kept: beside its output, or in the user's cache; None if nowhere."""
     import hashlib
     import os
 
@@ -112,8 +112,16 @@ def _place(file: Path, beside: Path | None, *settings: object) -> Path:
     key = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     if beside is not None:
         return beside.parent / f".{beside.name}.{key}"
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "gyrostat" / f"svd-{key}"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "gyrostat" / f"svd-{key}" if _writable(cache / "gyrostat") else None
+
+
+def _writable(folder: Path) -> bool:
+    import os
+
+    while not folder.exists():
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK)
 
 
 def _check_target(name: str, path: Path | None, force: bool) -> None:
@@ -130,7 +138,7 @@ def _check_target(name: str, path: Path | None, force: bool) -> None:
 
 
 @contextmanager
-def _watched(place: Path, quiet: bool, total: int | None) -> Iterator[Any]:
+def _watched(place: Path | None, quiet: bool, total: int | None) -> Iterator[Any]:
     """Progress on stderr, and states of the passes in ``place`` so that Ctrl-C loses at most the current block."""
     import signal
     import threading
@@ -221,7 +229,7 @@ def _page(result: Any, command: str, tol: float, target: str, notes: list[str]) 
         kind="good" if kept <= tol else "bad",
     )
     for note in notes:
-        page.text(note[0].upper() + note[1:] + ".")
+        page.text(note[0].upper() + note[1:].rstrip(".") + ".")
     figure, axes = new_figure()
     result.plot(axes[0])
     page.figure(figure, "Singular values with 95 % error bars.")
@@ -229,6 +237,9 @@ def _page(result: Any, command: str, tol: float, target: str, notes: list[str]) 
         figure, axes = new_figure()
         result.bounds.plot(axes[0])
         axes[0].axhline(tol, color="#666666", linestyle="--", linewidth=1)
+        if target in ("left", "right"):
+            axes[0].plot(*zip(*result.history), "x", color="#666666", label="stages of this run")
+            axes[0].legend()
         page.figure(
             figure, "Expected error against sketch size (95 % bound over all components); dashed: the tolerance."
         )

@@ -49,12 +49,14 @@ class SketchedSVDResult(Result):
         from ..report.figures import new_figure, style
 
         ax = ax or new_figure()[1][0]
-        at = np.arange(1, len(self.s) + 1)
+        at, look = np.arange(1, len(self.s) + 1), {**style(0), "markersize": 3}
         if self.bounds is not None and "values" in self.bounds.per_component:
             bar = self.bounds.per_component["values"]
-            ax.errorbar(at, self.s, yerr=bar, linestyle="none", capsize=3, **style(0))
+            # bars of a few percent would hide behind a marker of the usual size
+            ax.errorbar(at, self.s, yerr=bar, linestyle="none", capsize=7, elinewidth=1.5, capthick=1.5, **look)
         else:
-            ax.plot(at, self.s, linestyle="none", **style(0))
+            ax.plot(at, self.s, linestyle="none", **look)
+        ax.set_ylim(bottom=0)
         ax.set(xlabel="component", ylabel="singular value")
         return ax
 
