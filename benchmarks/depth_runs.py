@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 
-from gyrostat.cli._depth import latencies, measure, open_depth_data
+from gyrostat.cli._depth import latencies, measure
 from gyrostat.depth.change import project, set_solver
 from gyrostat.depth.manifest import manifestation_report
 from gyrostat.depth.stages import GridAlignmentWarning
 from gyrostat.numerics.families import parse_basis
 from gyrostat.train.config import TrainConfig
-from gyrostat.train.levels import Levels, NetConfig, as_examples, train_levels
+from gyrostat.train.levels import Levels, NetConfig, as_examples, open_depth_data, train_levels
 
 
 def table(title, columns, rows):

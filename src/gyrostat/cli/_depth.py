@@ -5,20 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 
-def open_depth_data(spec: str, seed: int) -> Any:
-    """Images, sequences that are images row by row, or tagged sentences for ``ud-english-ewt``."""
-    from ..data.catalogue import open_data, open_images, parse_options, sources
-    from ..data.tags import ud_english_ewt
-
-    name, _, tail = spec.partition(":")
-    if name == "ud-english-ewt":
-        return ud_english_ewt(**parse_options(tail.split(","), spec))
-    source = sources().get(name)
-    if source is not None and source.images is not None and "layout=" not in tail:
-        return open_images(spec, seed=seed)
-    return open_data(spec, seed=seed)
-
-
 def epochs(text: str, name: str) -> tuple[int, ...]:
     """A comma-separated list of epochs."""
     from .._errors import ArgumentError
@@ -44,7 +30,7 @@ def solver_and_steps(word: str | None) -> tuple[str | None, int | None]:
 def test_part(spec: str, facts: dict[str, Any], limit: int, seed: int) -> tuple[Any, Any]:
     """Inputs and targets of the first test examples, of a set that the network of a run can read."""
     from .._errors import ArgumentError
-    from ..train.levels import as_examples
+    from ..train.levels import as_examples, open_depth_data
 
     if not spec:
         raise ArgumentError("--data: the run does not say what it was trained on; name the data set")

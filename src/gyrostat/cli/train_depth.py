@@ -90,9 +90,8 @@ def train_depth(
         force: Replace a finished run.
     """
     from ..train.config import TrainConfig
-    from ..train.levels import Levels, NetConfig, train_levels
+    from ..train.levels import Levels, NetConfig, open_depth_data, train_levels
     from ._depth import epochs as listed
-    from ._depth import open_depth_data
     from ._shared import print_json
     from ._training import leave, open_run, robust_words, strategy_of, watch
 
@@ -106,13 +105,9 @@ def train_depth(
         carry_optimizer=carry_optimizer,
     )  # fmt: skip
     opened = open_depth_data(data, seed)
-    tagged = hasattr(opened, "tags")
-    colours = opened.pixels.shape[1] if hasattr(opened, "pixels") else 1
-    net = NetConfig(
-        kind="tags" if tagged else "image", inputs=len(opened.words) if tagged else colours,
-        outputs=len(opened.tags) if tagged else len(opened.classes), basis=basis, solver=solver, n_steps=n_steps,
-        scale=scale, channels=channels, segments=segments, variant=variant, skip_init=skip_init, embed_dim=embed_dim,
-        num_heads=num_heads, dropout=dropout, max_length=opened.x.shape[1] if tagged else 512,
+    net = NetConfig.for_data(
+        opened, basis=basis, solver=solver, n_steps=n_steps, scale=scale, channels=channels, segments=segments,
+        variant=variant, skip_init=skip_init, embed_dim=embed_dim, num_heads=num_heads, dropout=dropout,
     )  # fmt: skip
     levels.plan(net.basis)
     net.build()

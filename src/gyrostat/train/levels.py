@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from .._checks import Boolean, Integer, Real, check
 from .._errors import ArgumentError, CheckpointError, DataError
 from .._rng import torch_stream
+from ..data.catalogue import open_data, open_images, parse_options, sources
 from ..data.images import ImageData
 from ..data.sequences import SequenceData, content_hash
-from ..data.tags import TaggedData
+from ..data.tags import TaggedData, ud_english_ewt
 from ..depth.change import blocks, match_checkpoint, project, refine
 from ..depth.convnet import ContinuousNet
 from ..depth.optim import refine_optimizer
@@ -31,6 +32,8 @@ from ..perturb.strategy import Strategy
 from .config import TrainConfig
 from .loop import Run, train
 from .state import load_state
+
+DepthData = ImageData | SequenceData | TaggedData
 
 _RULES = {"refine_noise": Real(low=0), "carry_optimizer": Boolean()}
 
@@ -54,6 +57,19 @@ class NetConfig:
     num_heads: int = 1
     dropout: float = 0.0
     max_length: int = 512
+
+    @classmethod
+    def for_data(cls, data: DepthData, **settings: Any) -> NetConfig:
+        """The network that reads and answers what a data set holds.
+
+        Args:
+            data: Images, images as sequences of rows, or tagged sentences.
+            **settings: Further fields.
+        """
+        if isinstance(data, TaggedData):
+            return cls("tags", len(data.tags), len(data.words), max_length=data.x.shape[1], **settings)
+        colours = data.pixels.shape[1] if isinstance(data, ImageData) else 1
+        return cls("image", len(data.classes), colours, **settings)
 
     @property
     def label(self) -> str:
@@ -192,7 +208,18 @@ class Images:
         return content_hash(self.x, self.y, None, self.split)
 
 
-def as_examples(data: ImageData | SequenceData | TaggedData) -> Images:
+def open_depth_data(spec: str, seed: int = 0) -> DepthData:
+    """Images, sequences that are images row by row, or tagged sentences for ``ud-english-ewt``."""
+    name, _, tail = spec.partition(":")
+    if name == "ud-english-ewt":
+        return ud_english_ewt(**parse_options(tail.split(","), spec))
+    source = sources().get(name)
+    if source is not None and source.images is not None and "layout=" not in tail:
+        return open_images(spec, seed=seed)
+    return open_data(spec, seed=seed)
+
+
+def as_examples(data: DepthData) -> Images:
     """Images, images from sequences of rows, or tokens.
 
     Raises:
@@ -211,7 +238,7 @@ def as_examples(data: ImageData | SequenceData | TaggedData) -> Images:
 
 
 def train_levels(
-    data: ImageData | SequenceData | TaggedData,
+    data: DepthData,
     net: NetConfig,
     levels: Levels,
     folder: Path,
