@@ -58,7 +58,7 @@ def compare(
     from ..data.catalogue import open_data
     from ..report.page import write_atomically
     from ..train.compare import make_jobs, recommend, run_jobs, summarise, work
-    from ..train.compare_page import build_page, save_picture
+    from ..train.compare_page import build_page, format_score, save_picture
     from ..train.config import TrainConfig
     from ..train.task import LABELS
     from ._shared import facts, out_folder, print_json, result_console, stderr
@@ -108,9 +108,9 @@ def compare(
     for i, column in enumerate(heads):
         table.add_column(column, justify="left" if i == 0 else "right")
     for r in rows:
-        spread = "–" if r["spread"] is None else f"{r['spread']:.4f}"
+        number = format_score(opened.task)
         table.add_row(
-            r["model"], f"{r['score']:.4f}", spread, f"{r['white']['0.2']:.4f}", f"{r['salt_pepper']['0.05']:.4f}",
+            r["model"], number(r["score"]), number(r["spread"]), number(r["white"]["0.2"]), number(r["salt_pepper"]["0.05"]),
             str(r["parameters"]), str(r["hidden_size"]), f"{r['seconds_per_epoch']:.2f}",
         )  # fmt: skip
     console = result_console()

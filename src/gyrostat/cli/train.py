@@ -17,7 +17,7 @@ def train(
     accumulate: int = 1,
     lr: float = 5e-3,
     optimizer: str = "adam",
-    operator_lr: float = 1.0,
+    operator_lr: float = 0.1,
     weight_decay: float = 0.0,
     momentum: float = 0.0,
     clip: float = 1.0,

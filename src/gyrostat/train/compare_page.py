@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,12 @@ from ..report.page import Page
 from .task import LABELS
 
 LAW_NAMES = {"white": "white noise σ", "salt_pepper": "salt and pepper, share α"}
+
+
+def format_score(task: str) -> Callable[[float | None], str]:
+    """How scores and their spreads are written: four decimals of an accuracy, four digits of an error."""
+    written = "{:.4f}".format if task in LABELS else "{:.4g}".format
+    return lambda value: "–" if value is None else written(value)
 
 
 def build_page(
@@ -24,10 +30,7 @@ def build_page(
     score = "test accuracy" if task in LABELS else "test error (RMSE)"
     columns = ["model", score, "± over seeds", "white σ=0.2", "salt & pepper 5 %", "parameters", "hidden", "s / epoch"]
     chosen = next((i for i, r in enumerate(rows) if f" {r['model']}." in verdict[0]), None)
-
-    def number(value: float | None) -> str | None:
-        return None if value is None else f"{value:.4f}" if task in LABELS else f"{value:.4g}"
-
+    number = format_score(task)
     table = [
         [r["model"], number(r["score"]), number(r["spread"]), number(r["white"]["0.2"]), number(r["salt_pepper"]["0.05"]),
          r["parameters"], r["hidden_size"], f"{r['seconds_per_epoch']:.2f}"] for r in rows

@@ -46,7 +46,8 @@ class TrainConfig:
         optimizer: ``"adam"``, ``"adamw"`` (betas .9, .98), ``"rmsprop"`` or ``"sgd"``.
         momentum: Of ``"sgd"``.
         weight_decay: As the optimiser means it.
-        operator_lr: Factor of the learning rate for the parameters behind an orthogonal or vector-field operator.
+        operator_lr: Factor of the learning rate for the parameters behind an orthogonal or vector-field operator; a
+            tenth is the practice of the orthogonal RNN papers.
         clip: Largest norm of the gradient.
         decay_after: The learning rate falls once this epoch, counted from 0, is finished.
         decay_at: Epochs, counted from 1, at whose start it falls.
@@ -67,7 +68,7 @@ class TrainConfig:
     optimizer: str = "adam"
     momentum: float = 0.0
     weight_decay: float = 0.0
-    operator_lr: float = 1.0
+    operator_lr: float = 0.1
     clip: float | None = 1.0
     decay_after: int | None = None
     decay_at: tuple[int, ...] = ()
