@@ -62,6 +62,26 @@ def test_the_largest_end_alone_costs_less_and_agrees():
     assert alone.residuals.shape == (1, 1)
 
 
+def test_few_vectors_give_the_same_spectrum(monkeypatch):
+    import gyrostat.analysis.hessian as module
+
+    model = torch.nn.Sequential(torch.nn.Linear(6, 12), torch.nn.Tanh(), torch.nn.Linear(12, 3)).double()
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(40, 6, generator=g, dtype=torch.float64), torch.randint(0, 3, (40,), generator=g)
+    loss = torch.nn.functional.cross_entropy
+    whole = hessian_spectrum(model, loss, (x, y), 3, None, tol=1e-9)
+    few = hessian_spectrum(model, loss, (x, y), 3, None, tol=1e-9, basis=15, max_steps=2000)
+    assert few.converged
+    torch.testing.assert_close(few.largest, whole.largest, rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(few.smallest, whole.smallest, rtol=1e-8, atol=1e-9)
+    # a budget of memory that holds 20 vectors does the same by itself
+    monkeypatch.setattr(module, "MEMORY", 20 * 8 * whole.n_parameters)
+    tight = hessian_spectrum(model, loss, (x, y), 3, None, tol=1e-9, max_steps=2000)
+    torch.testing.assert_close(tight.largest, whole.largest, rtol=1e-8, atol=1e-9)
+    with pytest.raises(ValueError, match="basis must be at least 14"):
+        hessian_spectrum(model, loss, (x, y), 3, None, basis=10)
+
+
 def test_not_converged_is_said_with_the_residual():
     model, data = small()
     found = hessian_spectrum(model, F.cross_entropy, data, 2, None, max_steps=4, tol=1e-10)

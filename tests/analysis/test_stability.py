@@ -170,6 +170,55 @@ def test_a_metric_is_a_change_of_units_and_can_certify_more():
     assert same.rate == c.rate
 
 
+@settings(max_examples=40, deadline=None)
+@given(seed=SEEDS, n=st.integers(1, 4), monotone=st.booleans())
+def test_a_full_metric_bounds_every_vertex_in_its_norm(seed, n, monotone):
+    A, W = system(seed, n)
+    M = np.random.default_rng(seed + 1).normal(size=(n, n))
+    P = M.T @ M + 0.1 * np.eye(n)
+    c = stability_certificate(A, W, 0.8, metric=P, monotone=monotone)
+    C = np.linalg.cholesky(P).T
+    signs = (0.0, 0.8) if monotone else (-0.8, 0.8)
+    for corner in np.array(np.meshgrid(*[signs] * n)).reshape(n, -1).T:
+        J = C @ (A + corner[:, None] * W) @ np.linalg.inv(C)
+        assert np.linalg.eigvalsh(J + J.T)[-1] / 2 <= c.mu + 1e-8 * (1 + c.ell)
+        assert np.linalg.norm(J, 2) <= c.ell * (1 + 1e-9) + 1e-9
+    # units do not matter, and a diagonal matrix is the same as its weights
+    scaled = stability_certificate(A, W, 0.8, metric=7 * P)
+    assert scaled.mu_slope == pytest.approx(c.mu_slope, rel=1e-6, abs=1e-8)
+    weights = np.exp(np.random.default_rng(seed).normal(size=n))
+    near = np.diag(weights) + (1e-13 * (1 - np.eye(n)) if n > 1 else 0)
+    whole, plain = stability_certificate(A, W, metric=near), stability_certificate(A, W, metric=weights)
+    assert whole.mu_slope == pytest.approx(plain.mu_slope, rel=1e-8, abs=1e-8)
+    assert whole.mu_small_gain == pytest.approx(plain.mu_small_gain, rel=1e-8, abs=1e-8)
+
+
+def test_the_metric_of_the_search_certifies_the_sheared_system():
+    A, W = np.array([[-1.0, 8.0], [0.05, -4.0]]), 0.02 * np.ones((2, 2))
+    assert not stability_certificate(A, W).certified
+    found = stability_certificate(A, W, dt=1e-3, metric=search_lmi(A, W).P)
+    assert found.certified
+    assert found.dt_certified
+    assert found.lure_symmetric_rate is None
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=SEEDS, n=st.integers(2, 10))
+def test_the_search_finds_pairs_that_exist(seed, n):
+    """A system built around a hidden pair (P, Λ), with a fifth of the size of its matrices to spare."""
+    g = np.random.default_rng(seed)
+    M = g.normal(size=(n, n))
+    P, lam = M @ M.T / n + 0.3 * np.eye(n), np.exp(0.7 * g.normal(size=n))
+    W = g.normal(size=(n, n)) / np.sqrt(n)
+    off = P + W.T * lam
+    # the Schur complement -(AᵀP + PA) - ½ off Λ⁻¹ offᵀ becomes what is left over, plus a free rotation
+    left = 0.5 * off @ np.diag(1 / lam) @ off.T
+    K = g.normal(size=(n, n))
+    A = np.linalg.solve(P, -0.5 * left - 0.1 * np.linalg.norm(left, 2) * np.eye(n) + (K - K.T))
+    assert verify_lmi(A, W, P, lam).certified
+    assert search_lmi(A, W).certified
+
+
 @settings(max_examples=15, deadline=None)
 @given(seed=SEEDS)
 def test_an_lmi_that_is_certified_holds_at_every_vertex(seed):
@@ -219,6 +268,36 @@ def test_simulated_exponents_lie_inside_the_stochastic_bounds(noise):
     assert bounds.lower - 4 * error <= measured <= bounds.upper + 4 * error
 
 
+def simulate_whole(A, W, u, sigma, noise, paths=48, dt=2e-3, steps=6000, seed=0):
+    """Top exponent of the tangent of dh = f(h) dt + Σ(h) dB with f = A h + tanh(W h + u), along the solutions themselves."""
+    g = np.random.default_rng(seed)
+    n = len(A)
+    h, e = g.normal(size=(2, paths, n))
+    total = np.zeros(paths)
+    for _ in range(steps):
+        xi = g.normal(size=(paths, 1 if noise == "scalar" else n)) * np.sqrt(dt)
+        s = np.tanh(h @ W.T + u)
+        f, Je = h @ A.T + s, e @ A.T + (1 - s**2) * (e @ W.T)
+        noise_h, noise_e = (f, Je) if noise == "drift" else (h, e)
+        h, e = h + dt * f + sigma * noise_h * xi, e + dt * Je + sigma * noise_e * xi
+        norm = np.linalg.norm(e, axis=1, keepdims=True)
+        total += np.log(norm[:, 0])
+        e /= norm
+    return total.mean() / (steps * dt), total.std() / (steps * dt) / np.sqrt(paths)
+
+
+@pytest.mark.parametrize("noise", ["scalar", "diagonal", "drift"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_exponents_with_a_nonlinearity_lie_inside_the_stochastic_bounds(noise, seed):
+    A, W = system(seed, 3, shift=2.0, scale=0.8)
+    sigma = 0.3 if noise == "drift" else 0.9
+    bounds = stochastic_stability_certificate(A, W, noise=noise, sigma=sigma)
+    measured, error = simulate_whole(A, W, np.linspace(-0.5, 0.5, 3), sigma, noise)
+    # four standard errors, and the first-order error of the scheme: dt times squares of the rates
+    slack = 4 * error + 2e-3 * (stability_certificate(A, W).ell ** 2 + sigma**4)
+    assert bounds.lower - slack <= measured <= bounds.upper + slack
+
+
 def test_scalar_noise_stabilises_and_independent_noise_is_not_promised_to():
     A, W = 0.3 * np.eye(4), 0.1 * np.eye(4)
     quiet = stochastic_stability_certificate(A, W, sigma=0.0)
@@ -248,6 +327,10 @@ I2 = np.eye(2)
         (lambda: stability_certificate(I2, I2, dt=-1), "dt", ValueError),
         (lambda: stability_certificate(I2, I2, lipschitz=0), "lipschitz", ValueError),
         (lambda: stability_certificate(I2, I2, metric=[1.0, -1.0]), "metric", ValueError),
+        (lambda: stability_certificate(I2, I2, metric=[[1.0, 2.0], [2.0, 1.0]]), "metric", ValueError),
+        (lambda: stability_certificate(I2, I2, metric=[[1.0, 0.5], [0.2, 1.0]]), "metric", ValueError),
+        (lambda: stability_certificate(I2, I2, metric=np.ones((2, 3))), "metric", ValueError),
+        (lambda: stability_certificate(I2, I2, metric=np.ones((3, 3))), "metric", ValueError),
         (lambda: stability_certificate(I2, I2).contraction_factor(-0.1), "dt", ValueError),
         (lambda: verify_lmi(I2, I2, np.array([[1.0, 2.0], [0.0, 1.0]]), [1, 1]), "P must", ValueError),
         (lambda: verify_lmi(I2, I2, I2, [1.0, 0.0]), "Lambda", ValueError),
@@ -286,3 +369,29 @@ def test_layers_give_a_certificate_per_layer_and_direction():
     assert LipschitzRNN(2, 3, solver="cn").certificate()["l0"].dt is None
     with pytest.raises(ValueError, match="gated"):
         LipschitzRNN(2, 3, gated=True).certificate()
+
+
+@settings(max_examples=6, deadline=None)
+@given(seed=SEEDS, rho=st.sampled_from([0.01, 0.3, 2.0]), learn=st.booleans())
+def test_a_stable_layer_stays_certified_while_it_trains(seed, rho, learn):
+    from gyrostat.recurrent.lipschitz import LipschitzRNN
+
+    draw = torch.Generator().manual_seed(seed)
+    layer = LipschitzRNN(2, 6, stable=rho, init_std=3.0, learn_dt=learn, dt=0.05, dtype=torch.float64)
+    layer.reset_parameters(draw)
+    rule = torch.optim.Adam(layer.parameters(), lr=0.05)
+    x = torch.randn(8, 4, 2, dtype=torch.float64, generator=draw)
+    before = layer.m_w_l0.detach().clone()
+    for _ in range(25):
+        rule.zero_grad()
+        # the states are driven outwards, against the constraint
+        (-layer(x)[0].square().mean()).backward()
+        rule.step()
+        c = layer.certificate()["l0"]
+        if not learn:
+            assert c.certified, c.reason
+            assert c.rate >= rho - 1e-9
+        else:
+            A, W = layer.A(), layer.W()
+            assert stability_certificate(A, W).rate >= rho - 1e-9
+    assert (layer.m_w_l0 - before).abs().max() > 0.1

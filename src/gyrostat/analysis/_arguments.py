@@ -58,6 +58,30 @@ def positive_weights(value: Any, n: int, name: str, where: str) -> Tensor:
     return P
 
 
+def in_metric(A: Tensor, W: Tensor, metric: Any, where: str) -> tuple[Tensor, Tensor, float, bool]:
+    """A and W where ``eᵀPe`` is the squared length, a bound on ``‖D W‖`` there, ``|D_ii| ≤ 1``, and whether units mix.
+
+    With P = CᵀC and ``Δ = diag P``, D commutes with Δ: ``‖C D W C⁻¹‖ ≤ ‖C Δ^{-½}‖ ‖Δ^{½} W C⁻¹‖``, which for diagonal P is
+    ``‖C W C⁻¹‖`` itself.
+    """
+    n, P = A.shape[0], as_float64(metric, "metric", where)
+    if P.ndim == 1 or torch.equal(P, torch.diag(P.diagonal())):
+        root = positive_weights(P, n, "metric", where).sqrt()
+        A, W = root[:, None] * A / root, root[:, None] * W / root
+        return A, W, norm2(W), False
+    values = torch.linalg.eigvalsh(sym(P)) if P.shape == (n, n) else -torch.ones(1)
+    skew = float((P - P.mT).abs().max()) if P.shape == (n, n) else 0.0
+    if skew > 1e-10 * float(P.abs().max()) or float(values[0]) <= n * 2.3e-16 * float(values[-1]):
+        raise ArgumentError(
+            f"{where}: metric must be {n} positive weights or a symmetric positive definite ({n}, {n}) matrix, "
+            f"got shape {tuple(P.shape)}" + (f" with eigenvalue {float(values[0]):.3g}" if P.shape == (n, n) else "")
+        )
+    C = torch.linalg.cholesky(sym(P)).T
+    root = P.diagonal().sqrt()
+    there = torch.linalg.solve_triangular(C, torch.stack([C @ A, C @ W, root[:, None] * W]), upper=True, left=False)
+    return there[0], there[1], norm2(C / root) * norm2(there[2]), True
+
+
 def steps(dt: Any, where: str) -> Tensor:
     """Step sizes as a float64 vector; a number gives one entry."""
     if not isinstance(dt, (Tensor, list, tuple)) and not hasattr(dt, "__array__"):

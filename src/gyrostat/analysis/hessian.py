@@ -28,6 +28,7 @@ from ..numerics.trace import SpectralDensity, TraceEstimate, hutchinson, hutchpp
 from ._models import evaluating
 
 Loss = Callable[[Any, Any], Tensor]
+MEMORY = 2**30
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,15 @@ class HessianOperator:
             total = total + flat * (size / sum(self.sizes))
         return total
 
+    def gradient(self) -> Tensor:
+        """The gradient on the first batch, ``(n,)``: rich in the directions of large curvature, where Lanczos may begin."""
+        own = self._kept or self._gradients(0)
+        return torch.cat([g.detach().reshape(-1) for g in own]).to(self.like)
+
     def mean_loss(self) -> float:
         """The loss over all batches."""
+        if len(self.batches) == 1:
+            return self.value
         total = 0.0
         for (x, y), size in zip(self.batches, self.sizes):
             with torch.no_grad():
@@ -147,6 +155,8 @@ class HessianOperator:
 
 
 def _rows(x: Any) -> int:
+    while isinstance(x, (tuple, list)) and x:
+        x = x[0]
     return int(x.shape[0]) if isinstance(x, Tensor) and x.ndim else 1
 
 
@@ -183,6 +193,7 @@ def hessian_spectrum(
     density_steps: int = 60,
     tol: float = 1e-4,
     max_steps: int | None = None,
+    basis: int | None = None,
     generator: torch.Generator | None = None,
 ) -> HessianSpectrum:
     """Ends of the Hessian's spectrum, its trace and density, for any module, in evaluation mode.
@@ -200,8 +211,10 @@ def hessian_spectrum(
         density_probes: Random starts for the density.
         density_steps: Lanczos steps per start.
         tol: Relative tolerance of the residuals; 1e-4 suits float32, use 1e-8 in float64.
-        max_steps: Most Hessian products for the eigenvalues; ``max(20 k, 200)`` when left out. Memory is
-            ``n_parameters * max_steps`` numbers at most.
+        max_steps: Most Hessian products for the eigenvalues; ``max(20 k, 200)`` when left out.
+        basis: Most Lanczos vectors of ``n_parameters`` numbers kept in memory; all products' when left out, as long as they fit
+            in ``MEMORY`` bytes (1 GiB), else as many as fit. With fewer vectors the iteration restarts: the answer is the
+            same within its residuals, for more products. The density keeps ``density_steps`` vectors at most.
         generator: All random vectors; a fixed seed when left out, so that two calls agree.
 
     Returns:
@@ -237,6 +250,7 @@ def hessian_spectrum(
         "density_steps": Integer(low=1),
         "tol": Real(low=0),
         "max_steps": Integer(low=1, optional=True),
+        "basis": Integer(low=1, optional=True),
     }
     check(rules, locals(), where)
     draw = generator if generator is not None else torch.Generator().manual_seed(0)
@@ -245,7 +259,23 @@ def hessian_spectrum(
         H = HessianOperator(model, loss, batches, where)
         if k > H.n:
             raise ArgumentError(f"{where}: k must be at most the number of parameters, {H.n}, got {k}")
-        pairs = lanczos(H, H.n, k, which=ends, like=H.like, tol=tol, max_steps=max_steps, generator=draw)
+        wanted = min(H.n, 2 * k if ends == "both" else k)
+        if basis is None:
+            basis = max(wanted + 8, MEMORY // (H.n * H.like.element_size()))
+        elif basis < min(H.n, wanted + 8):
+            raise ArgumentError(f"{where}: basis must be at least {min(H.n, wanted + 8)} for k={k}, got {basis}")
+        pairs = lanczos(
+            H,
+            H.n,
+            k,
+            which=ends,
+            like=H.like,
+            tol=tol,
+            max_steps=max_steps,
+            basis=basis,
+            start=H.gradient(),
+            generator=draw,
+        )
         estimate = None
         if trace is not None:
             method = hutchinson if trace == "hutchinson" else hutchpp

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .._checks import Boolean, OneOf, Real, check
 from .._results import Result
-from ._arguments import bottom, matching, norm2, positive_weights, steps, sym, top
+from ._arguments import bottom, in_metric, matching, norm2, steps, sym, top
 
 _EPS = torch.finfo(torch.float64).eps
 
@@ -127,8 +127,9 @@ def stability_certificate(
         W: ``(N, N)`` real matrix, the same convention.
         lipschitz: L, the largest slope of σ: 1 for tanh, ReLU and softplus, 1/4 for the logistic function.
         dt: Step of explicit Euler to judge; ``dt_certified`` answers.
-        metric: Positive weights ``(N,)`` p of the norm ``‖e‖² = Σ p_i e_i²`` in which all numbers are meant; Euclidean
-            when left out. For a full metric see :func:`verify_lmi`.
+        metric: The norm in which all numbers are meant, Euclidean when left out: positive weights ``(N,)`` p with
+            ``‖e‖² = Σ p_i e_i²``, or a symmetric positive definite ``(N, N)`` matrix P with ``‖e‖² = eᵀPe``, such as
+            :func:`search_lmi` finds. There ``sigma_max_W`` is a bound on the gain of W behind slopes of at most one.
         monotone: σ has slopes in ``[0, L]``; with False only ``|slope| ≤ L`` is used.
 
     Returns:
@@ -151,14 +152,15 @@ def stability_certificate(
     Real(low=0, closed="neither", optional=True).check("dt", dt, where)
     A, W = matching(A, W, where)
     n, L = A.shape[0], float(lipschitz)
+    sigma, mixed = norm2(W), False
     if metric is not None:
-        root = positive_weights(metric, n, "metric", where).sqrt()
-        A, W = root[:, None] * A / root, root[:, None] * W / root
-    lam_max, lam_min, sigma = top(A), bottom(A), norm2(W)
+        A, W, sigma, mixed = in_metric(A, W, metric, where)
+    lam_max, lam_min = top(A), bottom(A)
     small_gain = lam_max + L * sigma
     slope = top(A + 0.5 * L * W) + 0.5 * L * sigma
     ell = norm2(A) + L * sigma
-    lure = _lure(A, W) if monotone else None
+    # in mixed coordinates the nonlinearity no longer acts unit by unit, and the case says nothing about their norm
+    lure = _lure(A, W) if monotone and not mixed else None
 
     # strictly below zero by more than the rounding of the eigenvalues
     guard = n * _EPS * max(ell, 1e-300)
@@ -182,6 +184,7 @@ def stability_certificate(
         and top(W) < 0
         and bottom(A.T @ W + W.T @ A) > 0
         and float(torch.linalg.svdvals(W)[-1]) > n * _EPS * sigma
+        and not mixed
     )
     return StabilityCertificate(
         certified=best is not None,

@@ -1,10 +1,13 @@
 r"""Krylov methods for a symmetric operator that is known by its products alone.
 
 Lanczos ``H Q_m = Q_m T_m + β_m q_{m+1} e_mᵀ`` with full re-orthogonalisation; a Ritz pair ``(θ, v = Q_m s)`` has the
-residual ``‖H v − θ v‖ = β_m |s_m|``, and some eigenvalue of H lies within it of θ. Conjugate gradients solve ``H x = b``
-for positive definite H. Every result carries its residual and ``converged``; no bare number leaves this file.
+residual ``‖H v − θ v‖ = β_m |s_m|``, and some eigenvalue of H lies within it of θ. Where only a few vectors may be kept,
+the best Ritz vectors and q_{m+1} begin the next basis: the same relation holds with T no longer tridiagonal (thick
+restart). Conjugate gradients solve ``H x = b`` for positive definite H. Every result carries its residual and
+``converged``; no bare number leaves this file.
 
-Source: Lanczos (1950); Hestenes and Stiefel (1952); Parlett, The Symmetric Eigenvalue Problem.
+Source: Lanczos (1950); Hestenes and Stiefel (1952); Parlett, The Symmetric Eigenvalue Problem; Wu and Simon,
+    Thick-restart Lanczos method for large symmetric eigenvalue problems, SIAM J. Matrix Anal. 22 (2000).
 Differs from the released code: nowhere known.
 """
 
@@ -126,17 +129,22 @@ def power_iteration(
 
 
 class KrylovSpace:
-    """A growing Krylov basis, orthogonal to working precision, and its tridiagonal matrix."""
+    """A growing Krylov basis, orthogonal to working precision, and the projection T of the operator on it (float64).
 
-    def __init__(self, matvec: Matvec, start: Tensor, generator: torch.Generator, where: str) -> None:
+    ``capacity`` bounds the vectors held in memory; :meth:`restart` makes room.
+    """
+
+    def __init__(
+        self, matvec: Matvec, start: Tensor, generator: torch.Generator, where: str, capacity: int | None = None
+    ) -> None:
         self.matvec, self.generator, self.where = matvec, generator, where
         self.n = start.numel()
-        self._rows = start.new_empty(min(16, self.n), self.n)
+        self.capacity = self.n if capacity is None else min(capacity, self.n)
+        self._rows = start.new_empty(min(16, self.capacity), self.n)
         self._rows[0] = start / start.norm()
-        self.size = 1
-        self.alphas: list[float] = []
-        self.betas: list[float] = []
-        self.scale = 0.0
+        self.size, self.done = 1, 0
+        self._T = torch.zeros(16, 16, dtype=torch.float64)
+        self.beta, self.scale = 0.0, 0.0
 
     def vectors(self, m: int) -> Tensor:
         """The first m basis vectors as rows, ``(m, n)``."""
@@ -144,43 +152,59 @@ class KrylovSpace:
 
     def _append(self, q: Tensor) -> None:
         if self.size == len(self._rows):
-            rows = self._rows.new_empty(min(2 * self.size, self.n), self.n)
+            rows = self._rows.new_empty(min(2 * self.size, self.capacity), self.n)
             rows[: self.size] = self._rows
             self._rows = rows
         self._rows[self.size] = q
         self.size += 1
 
-    def _orthogonalise(self, w: Tensor) -> Tensor:
+    def _orthogonalise(self, w: Tensor) -> tuple[Tensor, Tensor]:
         Q = self.vectors(self.size)
-        for _ in range(2):  # twice is enough (Kahan, Parlett)
-            w = w - Q.T @ (Q @ w)
-        return w
+        first = Q @ w
+        w = w - Q.T @ first
+        return w - Q.T @ (Q @ w), first  # twice is enough (Kahan, Parlett)
 
     def grow(self) -> None:
         """One more product; on an invariant subspace a fresh direction follows, so that multiple values are found."""
-        q = self._rows[self.size - 1]
-        w = apply(self.matvec, q, self.where)
+        m = self.done = self.size
+        w = apply(self.matvec, self._rows[m - 1], self.where)
         self.scale = max(self.scale, float(w.norm()))
-        self.alphas.append(float(q @ w))
-        if self.size == self.n:
-            self.betas.append(0.0)
+        w, coefficients = self._orthogonalise(w)
+        if m > len(self._T):
+            T = torch.zeros(2 * len(self._T), 2 * len(self._T), dtype=torch.float64)
+            T[: m - 1, : m - 1] = self._T[: m - 1, : m - 1]
+            self._T = T
+        self._T[m - 1, :m] = self._T[:m, m - 1] = coefficients.to(self._T)
+        if m == self.n:
+            self.beta = 0.0
             return
-        w = self._orthogonalise(w)
-        beta = float(w.norm())
-        if beta <= 10 * torch.finfo(w.dtype).eps * max(self.scale, torch.finfo(w.dtype).tiny):
-            beta = 0.0
-            w = self._orthogonalise(random_vector(self.n, w, generator=self.generator, law="normal"))
-        self.betas.append(beta)
-        self._append(w / w.norm())
+        self.beta = float(w.norm())
+        if self.beta <= 10 * torch.finfo(w.dtype).eps * max(self.scale, torch.finfo(w.dtype).tiny):
+            self.beta = 0.0
+            w = self._orthogonalise(random_vector(self.n, w, generator=self.generator, law="normal"))[0]
+        self._next = w / w.norm()
+        if m < self.capacity:
+            self._append(self._next)
+
+    @property
+    def full(self) -> bool:
+        """No room for another vector: :meth:`restart` before the next :meth:`grow`."""
+        return self.done == self.capacity < self.n
+
+    def restart(self, S: Tensor, theta: Tensor, keep: Tensor) -> None:
+        """Begin anew from the Ritz vectors ``keep`` and the direction that would have come next."""
+        p = keep.numel()
+        mix = S[:, keep].T.to(self._rows)  # (p, m)
+        for i in range(0, self.n, 65536):  # piece by piece, so that no second basis is ever held
+            self._rows[:p, i : i + 65536] = mix @ self._rows[: self.done, i : i + 65536]
+        self._T.zero_()
+        self._T[:p, :p] = torch.diag(theta[keep])
+        self.size = p
+        self._append(self._next)
 
     def ritz(self) -> tuple[Tensor, Tensor]:
-        """Ritz values, ascending, and the eigenvectors of the tridiagonal matrix (float64)."""
-        m = len(self.alphas)
-        T = torch.diag(torch.tensor(self.alphas, dtype=torch.float64))
-        if m > 1:
-            off = torch.tensor(self.betas[: m - 1], dtype=torch.float64)
-            T = T + torch.diag(off, 1) + torch.diag(off, -1)
-        return torch.linalg.eigh(T)
+        """Ritz values, ascending, and the eigenvectors of the projected operator (float64)."""
+        return torch.linalg.eigh(self._T[: self.done, : self.done])
 
 
 def _wanted(theta: Tensor, k: int, which: str) -> Tensor:
@@ -204,11 +228,14 @@ def lanczos(
     like: Tensor | None = None,
     tol: float = 1e-8,
     max_steps: int | None = None,
+    basis: int | None = None,
+    start: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> EigenPairs:
     """Eigenpairs at the ends of the spectrum by Lanczos with full re-orthogonalisation.
 
-    Memory is ``n * max_steps`` numbers. The stop is ``residual ≤ tol |θ|``, or rounding level where θ is nearly zero.
+    Memory is ``n`` numbers for each vector kept, at most ``min(basis, max_steps)`` of them, and for each pair returned.
+    The stop is ``residual ≤ tol |θ|``, or rounding level where θ is nearly zero.
 
     Args:
         matvec: Product with a symmetric operator, ``(n,)`` to ``(n,)``.
@@ -218,7 +245,10 @@ def lanczos(
         like: Tensor whose dtype and device the vectors take; float64 on the CPU when left out.
         tol: Relative tolerance of the residual.
         max_steps: Largest number of products; ``min(n, max(20 k, 200))`` when left out.
-        generator: Start vector; a fixed seed when left out, so that two calls agree.
+        basis: Most vectors kept; where they do not suffice, the iteration restarts from the best of them and takes
+            more products. All when left out; at least ``wanted + 8``, wanted being k, or 2 k for ``"both"``.
+        start: Vector ``(n,)`` to begin with, mixed with a tenth of a random one; random alone when left out.
+        generator: Random vectors; a fixed seed when left out, so that two calls agree.
 
     Returns:
         Pairs sorted from large to small; ``converged`` says which of them to trust.
@@ -231,28 +261,42 @@ def lanczos(
         "k": COUNT,
         "tol": Real(low=0),
         "max_steps": Integer(low=1, optional=True),
+        "basis": Integer(low=1, optional=True),
         "which": OneOf(("largest", "smallest", "magnitude", "both")),
     }
     check(rules, locals(), "lanczos")
     if k > n:
         raise ArgumentError(f"lanczos: k must be at most the size of the operator, {n}, got {k}")
-    limit = min(n, max_steps if max_steps is not None else max(20 * k, 200))
-    limit = max(limit, k)
+    wanted = min(n, 2 * k if which == "both" else k)
+    if basis is not None and basis < min(n, wanted + 8):
+        raise ArgumentError(
+            f"lanczos: basis must be at least {min(n, wanted + 8)} for {wanted} eigenpairs, got {basis}"
+        )
+    limit = max_steps if max_steps is not None else max(20 * k, 200)
+    limit = max(limit if basis is not None and basis < n else min(n, limit), k)
     draw = default_generator(generator)
-    space = KrylovSpace(matvec, random_vector(n, like, generator=draw, law="normal"), draw, "lanczos")
+    first = random_vector(n, like, generator=draw, law="normal")
+    if start is not None and float(start.norm()) > 0:
+        first = start.to(first) / start.norm() + 0.1 * first / first.norm()
+    space = KrylovSpace(matvec, first, draw, "lanczos", basis)
     floor = 10 * torch.finfo(space.vectors(1).dtype).eps
     theta, S, index = torch.empty(0), torch.empty(0), torch.empty(0)
-    for m in range(1, limit + 1):
+    for steps in range(1, limit + 1):
         space.grow()
-        if m < min(limit, 2 * k if which == "both" else k) or (m > 64 and m % 4 and m < limit and space.betas[-1] > 0):
+        m, last = space.done, steps == limit or space.full
+        if not last and (m < wanted or (m > 64 and m % 4 and space.beta > 0)):
             continue
         theta, S = space.ritz()
         index = _wanted(theta, min(k, m), which)
-        bound = space.betas[-1] * S[-1, index].abs()
-        if m < n and space.betas[-1] == 0.0:
-            continue  # the subspace is exact, but other eigenvalues may lie outside of it
-        if bool((bound <= 0.5 * tol * theta[index].abs().clamp_min(floor * space.scale)).all()):
+        bound = space.beta * S[-1, index].abs()
+        # without a remainder the subspace is exact, but other eigenvalues may lie outside of it
+        if (m == n or space.beta > 0) and bool(
+            (bound <= 0.5 * tol * theta[index].abs().clamp_min(floor * space.scale)).all()
+        ):
             break
+        if space.full and steps < limit:
+            # half of the room that is not wanted itself goes to the neighbours, which speeds the wanted ones up
+            space.restart(S, theta, _wanted(theta, k + (space.capacity - wanted) // 4, which))
     Q = space.vectors(theta.numel())
     V = Q.T @ S[:, index].to(Q)  # (n, k)
     V = V / V.norm(dim=0)
@@ -262,7 +306,7 @@ def lanczos(
     )
     converged = residuals <= torch.maximum(tol * values.abs(), torch.tensor(floor * space.scale, dtype=torch.float64))
     order = values.argsort(descending=True)
-    return EigenPairs(values[order], residuals[order], converged[order], len(space.alphas), V[:, order.to(V.device)])
+    return EigenPairs(values[order], residuals[order], converged[order], steps, V[:, order.to(V.device)])
 
 
 def conjugate_gradient(
