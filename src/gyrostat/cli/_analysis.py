@@ -50,26 +50,44 @@ def open_run(folder: Path, data: str | None) -> dict[str, Any]:
     return {"model": model, "data": opened, "config": config, "history": history, "result": result}
 
 
-def part(data: Any, name: str, count: int) -> tuple[Any, Any]:
-    """Up to ``count`` sequences of one part, of one length (the commonest), as tensors."""
+def part(data: Any, name: str, count: int, *, alike: bool = False) -> tuple[Any, Any, Any]:
+    """Up to ``count`` sequences of one part as tensors: inputs, answers, and lengths where they differ.
+
+    ``alike`` takes those nearest the median length, for what is measured step by step.
+    """
     import numpy as np
     import torch
 
-    rows = data.split[name]
-    length = data.x.shape[1]
+    rows, length = data.split[name], data.x.shape[1]
     if data.lengths is not None:
-        values, counts = np.unique(data.lengths[rows], return_counts=True)
-        length = int(values[counts.argmax()])
-        rows = rows[data.lengths[rows] == length]
+        if alike:
+            away = np.abs(data.lengths[rows] - np.median(data.lengths[rows]))
+            rows = rows[np.argsort(away, kind="stable")]
+        length = int(data.lengths[rows[:count]].max())
     rows = rows[:count]
+    lengths = None if data.lengths is None else torch.from_numpy(data.lengths[rows].astype("int64"))
     y = data.y[rows][:, :length] if data.per_step else data.y[rows]
-    return torch.from_numpy(data.x[rows][:, :length].copy()), torch.from_numpy(y.copy())
+    return torch.from_numpy(data.x[rows][:, :length].copy()), torch.from_numpy(y.copy()), lengths
+
+
+def with_lengths(model: Any, lengths: Any) -> Any:
+    """The model of one padded batch as a model of its inputs alone."""
+    from torch import nn
+
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Any) -> Any:
+            return self.model(x, lengths)
+
+    return model if lengths is None else Padded().train(model.training)
 
 
 def measure(run: dict[str, Any], *, sequences: int, repeats: int, seed: int, tell: Any) -> dict[str, Any]:
     """All results, as far as they exist for this model; ``tell`` hears what is being done."""
     import torch
-    import torch.nn.functional as F
 
     from ..analysis.bounds import lem_bounds
     from ..analysis.hessian import hessian_spectrum
@@ -77,7 +95,9 @@ def measure(run: dict[str, Any], *, sequences: int, repeats: int, seed: int, tel
     from ..perturb.curves import robustness_curve
     from ..recurrent.layer import Recurrent
     from ..recurrent.lipschitz import LipschitzRNNMath, certificates
+    from ..recurrent.orthogonal import FlowCell
     from ..train.compare import matrices_of
+    from ..train.task import Task
 
     model, data = run["model"], run["data"]
     layer = model.layer
@@ -91,10 +111,15 @@ def measure(run: dict[str, Any], *, sequences: int, repeats: int, seed: int, tel
             f"l{k}": lem_bounds(p["weight_hh"], p["weight_zy"], cells[k].dt)
             for k, p in ((k, layer.parameters_of(k)) for k in range(layer.num_layers))
         }
-    x_test, y_test = part(data, "test", sequences)
+    if cells and isinstance(cells[0], FlowCell):
+        found["gain"] = {f"l{k}": [float(v) for v in cells[k].gain(layer.parameters_of(k))] for k in range(len(cells))}
+    x_test, y_test, test_lengths = part(data, "test", sequences)
     if cells and not layer.bidirectional:
         tell("Lyapunov exponents")
-        few = x_test[:8].double()
+        few, _, few_lengths = part(data, "test", 8, alike=True)
+        # all of one length: what is beyond the end of the shortest is left out
+        few = few[:, : int(few_lengths.min()) if few_lengths is not None else None].double()
+        found["steps_seen"] = few.shape[1]
         model.double()
         J = state_jacobians(layer, few)
         step = None if getattr(cells[0], "learn_dt", False) or not cells[0].time_step else float(cells[0].dt)
@@ -109,19 +134,23 @@ def measure(run: dict[str, Any], *, sequences: int, repeats: int, seed: int, tel
         model.float()
     if not data.per_step:
         tell("input Jacobians")
-        few = x_test[:16]
-        jacobian = input_jacobian(model, few)
+        few, _, few_lengths = part(data, "test", 16, alike=True)
+        jacobian = input_jacobian(with_lengths(model, few_lengths), few)
         found["condition"] = {
             "median": float(jacobian.condition.median()),
             "largest_gain": float(jacobian.singular_values[:, 0].median()),
         }
         by_step = jacobian.matrix.unflatten(2, few.shape[1:])  # (B, K, T, F)
-        found["sensitivity"] = by_step.square().sum((1, 3)).sqrt().median(0).values.tolist()
+        sizes = by_step.square().sum((1, 3)).sqrt()  # (B, T)
+        if few_lengths is not None:
+            sizes[torch.arange(sizes.shape[1]) >= few_lengths[:, None]] = torch.nan
+        found["sensitivity"] = sizes.nanmedian(0).values.tolist()
     tell("Hessian")
-    x, y = part(data, "train", sequences)
-    loss = F.mse_loss if not data.labels else lambda out, y: F.cross_entropy(out.flatten(0, -2), y.flatten())
+    x, y, lengths = part(data, "train", sequences)
+    task = Task(data.task)
     found["hessian"] = hessian_spectrum(
-        model, loss, (x, y), 2, density=True, density_steps=30, density_probes=2, probes=20, tol=1e-3,
+        with_lengths(model, lengths), lambda out, y: task.loss(out, y, lengths), (x, y), 2, density=True,
+        density_steps=30, density_probes=2, probes=20, tol=1e-3,
         generator=torch.Generator().manual_seed(seed),
     )  # fmt: skip
     if data.task == "classify":
@@ -129,28 +158,37 @@ def measure(run: dict[str, Any], *, sequences: int, repeats: int, seed: int, tel
         low, high = float(data.x.min()), float(data.x.max())
         for name, levels in LEVELS.items():
             tell(f"robustness: {name}")
-            curve = robustness_curve(model, (x_test, y_test), name, levels, repeats, bounds=(low, high), seed=seed)
+            curve = robustness_curve(
+                with_lengths(model, test_lengths), (x_test, y_test), name, levels, repeats,
+                batch_size=256 if test_lengths is None else len(x_test), bounds=(low, high), seed=seed,
+            )  # fmt: skip
             found["curves"].append(curve)
-    if cells and cells[0].hidden_size == 2 and layer.num_layers == 1 and len(cells[0].states) == 1:
+    if cells and cells[0].hidden_size == 2 and layer.num_layers == 1 and not layer.bidirectional:
         tell("phase portrait")
-        found["portrait"] = portrait(layer, x_test.mean((0, 1)))
+        inside = x_test if test_lengths is None else x_test[torch.arange(x_test.shape[1]) < test_lengths[:, None]]
+        found["portrait"] = portrait(layer, inside.flatten(0, -2).mean(0))
     return found
 
 
 def portrait(layer: Any, x: Any) -> dict[str, Any]:
-    """Displacement of one step on a grid of two-dimensional states, and where each state ends, at a constant input."""
+    """Displacement of one step on a grid of two-dimensional states, and where each state ends, at a constant input.
+
+    Further states of a cell, such as the z of LEM, start at zero.
+    """
     import torch
 
     axis = torch.linspace(-3, 3, 41)
     grid = torch.cartesian_prod(axis, axis)  # (G, 2)
-    layer = layer.eval()
+    names = layer.cells[0].states
     with torch.no_grad():
         inputs = x.expand(len(grid), -1)
-        move = layer.step(inputs, grid[None].contiguous())[1][0] - grid
-        h = grid[None].contiguous()
-        for _ in range(2000):
-            h = layer.step(inputs, h)[1]
-    return {"axis": axis, "move": move.view(41, 41, 2), "end": h[0].view(41, 41, 2)}
+        start = (grid[None].contiguous(), *[torch.zeros(1, len(grid), 2) for _ in names[1:]])
+        h = start if len(names) > 1 else start[0]
+        output, h = layer.step(inputs, h)
+        move = output - grid
+        for _ in range(1999):
+            output, h = layer.step(inputs, h)
+    return {"axis": axis, "move": move.view(41, 41, 2), "end": output.view(41, 41, 2), "states": names}
 
 
 def summary(found: dict[str, Any]) -> dict[str, Any]:

@@ -45,6 +45,15 @@ def _certificates(page: Any, found: dict[str, Any]) -> None:
                 f" One step stretches differences by at most {b.jacobian:.4g} (bound, in the largest-entry norm).",
                 kind="good",
             )
+    elif "gain" in found:
+        for layer, (low, high) in found["gain"].items():
+            kept = high - low < 1e-5
+            page.verdict(
+                f"Layer {layer}: {'the recurrent matrix keeps lengths' if kept else 'the recurrent matrix is bounded'}.",
+                f" Before the nonlinearity, one step stretches states by {low:.4g} at least and {high:.4g} at most (bounds, in "
+                "the norm of the masses).",
+                kind="good" if kept else "note",
+            )
     else:
         page.verdict("No certificate is known for this kind of layer.", " What follows is measured, not proved.")
 
@@ -97,11 +106,18 @@ def _eigenvalues(page: Any, run: dict[str, Any], found: dict[str, Any]) -> None:
         if track:
             look = {**style(i), "marker": None}
             axes[1].plot([e for e, _ in track], [v for _, v in track], label=name, **look)
-    axes[0].axvline(0, linewidth=0.8, color="#888888")
+    maps = "gain" in found
+    if maps:
+        turn = torch.linspace(0, 2 * torch.pi, 200)
+        axes[0].plot(turn.cos(), turn.sin(), linewidth=0.8, color="#888888")
+        axes[0].set_aspect("equal", adjustable="datalim")
+    else:
+        axes[0].axvline(0, linewidth=0.8, color="#888888")
     axes[0].set(xlabel="real part", ylabel="imaginary part", title="after training")
     axes[1].set(xlabel="epoch", ylabel="largest real part", title="over training")
     axes[0].legend()
-    page.figure(figure, "Left of zero, the linear part alone damps; right of it, it amplifies.")
+    words = "Left of zero, the linear part alone damps; right of it, it amplifies."
+    page.figure(figure, "W maps a state to the next one: inside the unit circle it damps." if maps else words)
 
 
 def _exponents(page: Any, found: dict[str, Any]) -> None:
@@ -122,7 +138,8 @@ def _exponents(page: Any, found: dict[str, Any]) -> None:
     axes[1].semilogy(steps, [c for _, c in found["growth"]], color=PALETTE[1], label="condition number")
     axes[1].set(xlabel="time step", title="product of the state Jacobians")
     axes[1].legend()
-    page.figure(figure, "Eight test sequences; bars and medians over them. Above zero, small differences grow.")
+    many = f"Up to eight test sequences, {found['steps_seen']} steps of each"
+    page.figure(figure, f"{many}; bars and medians over them. Above zero, small differences grow.")
 
 
 def _sensitivity(page: Any, found: dict[str, Any]) -> None:
@@ -191,6 +208,8 @@ def _portrait(page: Any, found: dict[str, Any]) -> None:
         "States of one colour end at the same dot." if settled else "The states that stay do not settle at few points."
     )
     words += f" {leaving:.0%} of the states shown leave for good." if leaving else ""
+    first, *others = p["states"]
+    words += f" {' and '.join(others)} starts at zero." if others else ""
     for ax, title in zip(axes, ("displacement of one step", "where each state ends (2,000 steps)")):
-        ax.set(xlim=(-3, 3), ylim=(-3, 3), xlabel="h₁", ylabel="h₂", title=title)
+        ax.set(xlim=(-3, 3), ylim=(-3, 3), xlabel=f"{first}₁", ylabel=f"{first}₂", title=title)
     page.figure(figure, f"At the mean input, held constant. {words}")

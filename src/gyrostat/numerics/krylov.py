@@ -280,7 +280,7 @@ def lanczos(
         first = start.to(first) / start.norm() + 0.1 * first / first.norm()
     space = KrylovSpace(matvec, first, draw, "lanczos", basis)
     floor = 10 * torch.finfo(space.vectors(1).dtype).eps
-    theta, S, index = torch.empty(0), torch.empty(0), torch.empty(0)
+    theta, S, index, steps = torch.empty(0), torch.empty(0), torch.empty(0), 0
     for steps in range(1, limit + 1):
         space.grow()
         m, last = space.done, steps == limit or space.full

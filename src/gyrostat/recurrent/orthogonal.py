@@ -77,6 +77,11 @@ class FlowCell(Cell):
         """E (H, H), column convention."""
         raise TypeError(f"{type(self).__name__} has no matrix of its own")
 
+    def gain(self, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Bounds on the singular values of E in the norm that its flow keeps: 1 and 1 where E is orthogonal."""
+        one = parameters["weight_ih"].new_ones(())
+        return one, one
+
     def wide(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         """The parameters with half precision widened: a matrix exponential or a solve in bfloat16 is no flow any more."""
         return {k: widen(p) for k, p in parameters.items()}

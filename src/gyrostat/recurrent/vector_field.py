@@ -187,6 +187,11 @@ class VectorFieldRNNMath(FlowCell):
     def matrix(self, parameters: dict[str, Tensor]) -> Tensor:
         return flow(self.generator_matrix(parameters), "expm" if self.flow == "expmv" else self.flow)
 
+    def gain(self, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """See :meth:`VectorFieldRNN.gain_bounds`."""
+        own, method = self.wide(parameters), "expm" if self.flow == "expmv" else self.flow
+        return flow_gain(self.generator_matrix(own), self.mass(own), method)
+
     def prepare(self, parameters: dict[str, Tensor], dt: Step | None) -> dict[str, Any]:
         p, weight = parameters, parameters["weight_ih"]
         # the number of substeps is read from the values: where those may not be read, the matrix stands in
@@ -279,7 +284,7 @@ class VectorFieldRNN(Recurrent):
         d = min div, infinite from d = -4 on; ``"taylor:k"``: those of ``"expm"`` give or take the rest of the series.
         """
         cell, own = self._of(k, reverse)
-        return flow_gain(cell.generator_matrix(own), cell.mass(own), "expm" if cell.flow == "expmv" else cell.flow)
+        return cell.gain(own)
 
 
 class VectorFieldRNNCell(CellModule):
