@@ -111,8 +111,9 @@ def measure(run: dict[str, Any], *, sequences: int, repeats: int, seed: int, tel
             f"l{k}": lem_bounds(p["weight_hh"], p["weight_zy"], cells[k].dt)
             for k, p in ((k, layer.parameters_of(k)) for k in range(layer.num_layers))
         }
-    if cells and isinstance(cells[0], FlowCell):
-        found["gain"] = {f"l{k}": [float(v) for v in cells[k].gain(layer.parameters_of(k))] for k in range(len(cells))}
+    flows = [(k, c) for k, c in enumerate(cells) if isinstance(c, FlowCell)]
+    if flows:
+        found["gain"] = {f"l{k}": [float(v.detach()) for v in c.gain(layer.parameters_of(k))] for k, c in flows}
     x_test, y_test, test_lengths = part(data, "test", sequences)
     if cells and not layer.bidirectional:
         tell("Lyapunov exponents")
@@ -136,9 +137,13 @@ def measure(run: dict[str, Any], *, sequences: int, repeats: int, seed: int, tel
         tell("input Jacobians")
         few, _, few_lengths = part(data, "test", 16, alike=True)
         jacobian = input_jacobian(with_lengths(model, few_lengths), few)
+        values = jacobian.singular_values
+        # more outputs than the head has inputs cannot all move on their own
+        rank = min(values.shape[1], model.head.in_features)
         found["condition"] = {
-            "median": float(jacobian.condition.median()),
-            "largest_gain": float(jacobian.singular_values[:, 0].median()),
+            "median": float((values[:, 0] / values[:, rank - 1]).median()),
+            "rank": rank,
+            "largest_gain": float(values[:, 0].median()),
         }
         by_step = jacobian.matrix.unflatten(2, few.shape[1:])  # (B, K, T, F)
         sizes = by_step.square().sum((1, 3)).sqrt()  # (B, T)

@@ -115,6 +115,7 @@ def _eigenvalues(page: Any, run: dict[str, Any], found: dict[str, Any]) -> None:
         axes[0].axvline(0, linewidth=0.8, color="#888888")
     axes[0].set(xlabel="real part", ylabel="imaginary part", title="after training")
     axes[1].set(xlabel="epoch", ylabel="largest real part", title="over training")
+    axes[1].ticklabel_format(useOffset=False)
     axes[0].legend()
     words = "Left of zero, the linear part alone damps; right of it, it amplifies."
     page.figure(figure, "W maps a state to the next one: inside the unit circle it damps." if maps else words)
@@ -131,6 +132,7 @@ def _exponents(page: Any, found: dict[str, Any]) -> None:
         markersize=3, color=PALETTE[0], elinewidth=0.7,
     )  # fmt: skip
     axes[0].axhline(0, linewidth=0.8, color="#888888")
+    axes[0].xaxis.get_major_locator().set_params(integer=True)
     unit = "unit of time" if found["per_time"] else "step"
     axes[0].set(xlabel="index", ylabel=f"exponent per {unit}", title="finite-time Lyapunov exponents (estimates)")
     steps = range(1, len(found["growth"]) + 1)
