@@ -122,6 +122,8 @@ def _eigenvalues(page: Any, run: dict[str, Any], found: dict[str, Any]) -> None:
 
 
 def _exponents(page: Any, found: dict[str, Any]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     from ..report.figures import PALETTE, new_figure
 
     page.heading("How nearby states separate along the data")
@@ -132,7 +134,7 @@ def _exponents(page: Any, found: dict[str, Any]) -> None:
         markersize=3, color=PALETTE[0], elinewidth=0.7,
     )  # fmt: skip
     axes[0].axhline(0, linewidth=0.8, color="#888888")
-    axes[0].xaxis.get_major_locator().set_params(integer=True)
+    axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     unit = "unit of time" if found["per_time"] else "step"
     axes[0].set(xlabel="index", ylabel=f"exponent per {unit}", title="finite-time Lyapunov exponents (estimates)")
     steps = range(1, len(found["growth"]) + 1)
@@ -210,6 +212,10 @@ def _portrait(page: Any, found: dict[str, Any]) -> None:
         "States of one colour end at the same dot." if settled else "The states that stay do not settle at few points."
     )
     words += f" {leaving:.0%} of the states shown leave for good." if leaving else ""
+    outside = torch.unique(ends[stays & (ends.abs().max(1).values > 3)].round(decimals=1), dim=0)
+    if settled and len(outside):
+        where = ", ".join(f"({a:.1f}, {b:.1f})" for a, b in outside[:3].tolist())
+        words += f" Outside the picture there is an end near {where}{' and more' if len(outside) > 3 else ''}."
     first, *others = p["states"]
     words += f" {' and '.join(others)} starts at zero." if others else ""
     for ax, title in zip(axes, ("displacement of one step", "where each state ends (2,000 steps)")):
