@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 
 from gyrostat.cli.app import run
 
@@ -32,6 +34,42 @@ def test_a_page_and_its_numbers(runs, model, tmp_path, capsys):
     assert "estimate" in text
     assert run(line) == 2
     assert "--force" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "model", ["vector_field", pytest.param("lem", marks=pytest.mark.slow), pytest.param("gru", marks=pytest.mark.slow)]
+)
+def test_ragged_data_are_read_whole(model, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(5, 12, 60)
+    x = rng.normal(size=(60, 11, 2)).astype("float32")
+    x[np.arange(11) >= lengths[:, None]] = 0
+    np.savez(tmp_path / "ragged.npz", X=x, y=np.arange(60) % 3, lengths=lengths)
+    data, folder, page = str(tmp_path / "ragged.npz"), str(tmp_path / "run"), tmp_path / "page.html"
+    line = ["train", data, "--model", model, "--hidden-size", "2", "--max-steps", "2", "--out", folder, "--quiet"]
+    assert run([*line, "--device", "cpu"]) == 0
+    capsys.readouterr()
+    line = ["analyse", folder, "--data", data, "--out", str(page), "--repeats", "2", "--quiet", "--json"]
+    assert run(line) == 0
+    result = json.loads(capsys.readouterr().out)
+    from gyrostat.data.catalogue import open_data
+    from gyrostat.train.loop import load_model
+    from gyrostat.train.task import Task
+
+    opened = open_data(data)
+    # every test sequence counts, whatever its length, and the loss is that of the padded batch
+    rows = opened.split["test"]
+    assert {c["n_samples"] for c in result["curves"]} == {len(rows)}
+    trained, _ = load_model(tmp_path / "run")
+    rows = opened.split["train"]
+    x, y, n = (torch.from_numpy(v[rows]) for v in (opened.x, opened.y, opened.lengths.astype("int64")))
+    with torch.no_grad():
+        want = Task("classify").loss(trained.eval()(x, n), y, n)
+    assert result["hessian"]["loss"] == pytest.approx(float(want), rel=1e-5)
+    text = page.read_text()
+    assert ("two hidden units" in text) == (model != "gru")
+    assert ("z starts at zero" in text) == (model == "lem")
+    assert ("keeps lengths" in text or "matrix is bounded" in text) == (model == "vector_field")
 
 
 @pytest.mark.parametrize(

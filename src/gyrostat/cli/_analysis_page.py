@@ -204,14 +204,19 @@ def _portrait(page: Any, found: dict[str, Any]) -> None:
     _, label = torch.unique(groups, dim=0, return_inverse=True)
     settled = int(label.max()) < 10
     label = label if settled else stays.long()
-    axes[1].pcolormesh(axis, axis, label.view(41, 41).T.numpy(), cmap="tab10", vmin=0, vmax=9, rasterized=True)
+    # what leaves stays blank
+    shown = torch.where(stays, label.double(), torch.nan).view(41, 41).T.numpy()
+    axes[1].pcolormesh(axis, axis, shown, cmap="tab10", vmin=0, vmax=9, rasterized=True)
     if settled:
         axes[1].plot(ends[stays, 0], ends[stays, 1], ".", color=INK, markersize=5)
     leaving = float((~stays).double().mean())
-    words = (
-        "States of one colour end at the same dot." if settled else "The states that stay do not settle at few points."
-    )
-    words += f" {leaving:.0%} of the states shown leave for good." if leaving else ""
+    if leaving == 1:
+        words = "Every state shown leaves for good."
+    else:
+        words = (
+            "States of one colour end at the same dot." if settled else "The states that stay settle at no few points."
+        )
+        words += f" {leaving:.0%} of the states shown, left blank, leave for good." if leaving else ""
     outside = torch.unique(ends[stays & (ends.abs().max(1).values > 3)].round(decimals=1), dim=0)
     if settled and len(outside):
         where = ", ".join(f"({a:.1f}, {b:.1f})" for a, b in outside[:3].tolist())
