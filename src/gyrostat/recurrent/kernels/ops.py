@@ -177,8 +177,10 @@ def _backward(name: str, n_tensors: int, n_states: int, reference: Any) -> Any:
 
 
 def _transformed(tensors: tuple[Tensor | None, ...]) -> bool:
+    # torch.func wraps; is_grads_batched still uses the older batching
     is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # pyright: ignore[reportAttributeAccessIssue]
-    return any(t is not None and is_wrapped(t) for t in tensors)
+    batched = torch._C._dispatch_key_parse("Batched")
+    return any(t is not None and (is_wrapped(t) or torch._C._dispatch_keys(t).has(batched)) for t in tensors)
 
 
 torch.library.register_autograd(

@@ -1,0 +1,203 @@
+// Long expressive memory: z+ = z + d s1 (c - z),  y+ = y + d s2 (e - y) with s1, s2 logistic, c, e tanh, and e from the new z.
+// Panels: [W2 W1 Wz] of y, then [Wy] of z+; [V2 V1 Vy Vz] of x in two lots beside them.
+#pragma once
+#include "batch.h"
+#include "math.h"
+#include "ring.h"
+#include "threads.h"
+
+struct gy_lem {
+  int64_t T, B, F, H, threads, block, wanted, save, dt_rows;
+  double step;
+  const void *x, *y0, *z0, *weight_ih, *bias, *weight_hh, *weight_zy, *dt, *active;
+  void *y, *z, *ys, *zs, *stash;
+  const void *grad_y, *grad_z, *grad_ys, *grad_zs;
+  void *dx, *dy0, *dz0, *dweight_ih, *dbias, *dweight_hh, *dweight_zy, *ddt;
+};
+
+namespace gy {
+
+template <class T> class Lem : Batch<gy_lem> {
+  static constexpr int L = Simd<T>::lanes;
+  using V = Vec<T>;
+  enum Slot { S2, S1, C, E, KEPT };  // what the stash keeps of a step; the parts of the gradient have the same order but
+  enum Part_ { P2, P1, PY, PZ };     // for the two candidates: the rows of weight_ih
+  using Base = Batch<gy_lem>;
+  using Base::g, Base::active, Base::chunk_of, Base::each_chunk, Base::parts_of, Base::rows_usual;
+  const int H, F, columns, wide;
+  Panels<T> wy, wz, xy, xz, by, bz, bx;
+
+  struct Tape {
+    T *y = nullptr, *z = nullptr, *slots = nullptr;
+    long step = 0, slot = 0;
+    int t0 = 0;
+    T* at(int s, int t) const { return slots + s * slot + (t - t0) * step; }
+    T* state(T* base, int t) const { return base + (t - t0) * step; }
+  };
+  struct State {
+    const T *y, *z;
+  };
+  struct Worker {
+    Buffer<T> ping, gate, own, Gy, Gz, row_dt;
+    Ring<T> ring;
+    Buffer<T> sum_hh, sum_zy, sum_x, sum_b, sum_dt;
+  };
+
+ public:
+  explicit Lem(const gy_lem& args)
+      : Base(args), H(int(g.H)), F(int(g.F)), columns(Panels<T>::vectors(H)), wide(columns * L) {}
+
+  void forward() {
+    pack_forward();
+    Team::run(parts_of(), [&](int part) {
+      Worker w;
+      each_chunk(part, [&](int r0, int n) { forward_rows(w, r0, n); });
+    });
+  }
+
+  void backward() {
+    if (g.save == LOW) pack_forward();
+    pack_backward();
+    std::vector<Worker> workers(parts_of());
+    Team::run(parts_of(), [&](int part) {
+      Worker& w = workers[part];
+      w.ring.shape(chunk_of(part), 4, H, {H, H, F});
+      if (g.dweight_hh) w.sum_hh.zero(w.ring.room(0, 3));
+      if (g.dweight_zy) w.sum_zy.zero(w.ring.room(1, 1));
+      if (g.dweight_ih) w.sum_x.zero(w.ring.room(2, 4));
+      if (g.dbias) w.sum_b.zero(w.ring.ones_room(4));
+      if (g.ddt && !g.dt_rows) w.sum_dt.zero(wide);
+      each_chunk(part, [&](int r0, int n) { backward_rows(w, r0, n); });
+    });
+    reduce(workers);
+  }
+
+ private:
+  static const T* in(const void* p) { return (const T*)p; }
+  const T* rows_of_x(int part) const { return in(g.weight_ih) + size_t(part) * H * F; }
+
+  void pack_forward() {
+    const T* hh = in(g.weight_hh);
+    const size_t square = size_t(H) * H;
+    const Part<T> hidden[] = {{hh, H, 1}, {hh + square, H, 1}, {hh + 2 * square, H, 1}};
+    const Part<T> inputs[] = {{rows_of_x(P2), F, 1}, {rows_of_x(P1), F, 1}, {rows_of_x(PZ), F, 1}};
+    const Part<T> zy = {in(g.weight_zy), H, 1}, input_y = {rows_of_x(PY), F, 1};
+    wy.shape(3, H, H, rows_usual(), 3), wy.pack(hidden);
+    xy.follow(wy, 3, F), xy.pack(inputs);
+    wz.shape(1, H, H, rows_usual()), wz.pack(&zy);
+    xz.follow(wz, 1, F), xz.pack(&input_y);
+  }
+  void pack_backward() {
+    // the ring holds the parts 2, 1, z, y: three in a row for y, one for z, all for x
+    const int padded = Ring<T>::padded_to(H);
+    const Part<T> hh = {in(g.weight_hh), 1, H}, zy = {in(g.weight_zy), 1, H};
+    by.shape(1, 3 * H, H, rows_usual()), by.pack(&hh, H, padded);
+    bz.shape(1, H, H, rows_usual()), bz.pack(&zy, H, padded);
+    if (!g.dx) return;
+    Buffer<T> turned;
+    turned.resize(size_t(4) * H * F);
+    const int order[] = {P2, P1, PZ, PY};
+    for (int p = 0; p < 4; ++p) std::memcpy(turned.get() + size_t(p) * H * F, rows_of_x(order[p]), sizeof(T) * H * F);
+    const Part<T> x = {turned.get(), 1, F};
+    bx.shape(1, 4 * H, F, rows_usual()), bx.pack(&x, H, padded);
+  }
+
+  V dt(int t, int row, int c, int n) const {
+    if (!g.dt) return splat<T>(T(g.step));
+    return g.dt_rows ? splat<T>(in(g.dt)[t * g.B + row]) : load(in(g.dt) + c, n);
+  }
+
+  // the sums of x for one panel: the biases, then the features in their order
+  void inputs(const Panels<T>& w, const int* parts, const Rows<T>& x, int j, int first, int R, V* acc) const {
+    for (int p = 0; p < w.parts; ++p)
+      for (int k = 0; k < w.G; ++k) {
+        const int c = (j * w.G + k) * L;
+        const V b = g.bias ? load(in(g.bias) + size_t(parts[p]) * H + c, H - c) : V{};
+        for (int r = 0; r < R; ++r) acc[r * w.V + p * w.G + k] = b;
+      }
+    mm_of<T>(R, w.V)(x, first, F, w.panel(j), acc);
+  }
+
+  void forward_rows(Worker& w, int r0, int n) {
+    Tape tape;
+    const size_t at = size_t(r0) * H, step = size_t(g.B) * H, slot = step * g.T;
+    T* stash = (T*)g.stash;
+    tape.step = long(step);
+    if (g.wanted > 0) tape.y = (T*)g.ys + at;
+    if (g.wanted > 1) tape.z = (T*)g.zs + at;
+    if (g.save == FULL) tape.slots = stash + at, tape.slot = long(slot), kept_states(tape, stash + at, slot);
+    State s = {in(g.y0) + at, in(g.z0) + at};
+    if (g.save == LOW) {
+      const size_t blocks = (g.T + g.block - 1) / g.block;
+      w.own.resize(size_t(2) * n * H);
+      for (int t = 0; t < g.T; t += int(g.block)) {
+        T* to = stash + size_t(t / g.block) * step + at;
+        std::memcpy(to, s.y, sizeof(T) * n * H);
+        std::memcpy(to + blocks * step, s.z, sizeof(T) * n * H);
+        s = run(w, r0, n, t, int(std::min<int64_t>(g.T, t + g.block)), s, tape);
+        std::memcpy(w.own.get(), s.y, sizeof(T) * n * H);
+        std::memcpy(w.own.get() + size_t(n) * H, s.z, sizeof(T) * n * H);
+        s = {w.own.get(), w.own.get() + size_t(n) * H};
+      }
+    } else {
+      s = run(w, r0, n, 0, int(g.T), s, tape);
+    }
+    std::memcpy((T*)g.y + at, s.y, sizeof(T) * n * H);
+    std::memcpy((T*)g.z + at, s.z, sizeof(T) * n * H);
+  }
+  // states that are no sequence of the caller's stand behind the slots: z, then y
+  void kept_states(Tape& tape, T* stash, size_t slot) const {
+    if (g.wanted < 2) tape.z = stash + KEPT * slot;
+    if (g.wanted < 1) tape.y = stash + (KEPT + 1) * slot;
+  }
+
+  State run(Worker& w, int r0, int n, int t0, int t1, State s, const Tape& tape) const {
+    const size_t size = size_t(n) * H;
+    w.ping.resize(4 * size), w.gate.resize(size);
+    static const int y_parts[] = {P2, P1, PZ}, z_parts[] = {PY};
+    for (int t = t0; t < t1; ++t) {
+      T* ping = w.ping.get() + (t & 1) * 2 * size;
+      T *ny = tape.y ? tape.state(tape.y, t) : ping, *nz = tape.z ? tape.state(tape.z, t) : ping + size;
+      const Rows<T> x = {in(g.x) + (size_t(t) * g.B + r0) * F, F};
+      T* gate = tape.slots ? tape.at(S2, t) : w.gate.get();
+      alignas(64) V u[MOST];
+      product(wy, Rows<T>{s.y, H}, n, from_zero<T>(wy.V), [&](int j, int first, int R, V* acc) {
+        inputs(xy, y_parts, x, j, first, R, u);
+        for (int rr = 0; rr < R; ++rr)
+          for (int k = 0; k < wy.G; ++k) {
+            const int r = first + rr, c = (j * wy.G + k) * L, m = H - c, G = wy.G;
+            const size_t at = size_t(r) * H + c;
+            const V *a = acc + rr * wy.V + k, *b = u + rr * xy.V + k;
+            const V s2 = sigmoid<T>(a[0] + b[0]), s1 = sigmoid<T>(a[G] + b[G]), cz = tanh<T>(a[2 * G] + b[2 * G]);
+            const V z = load(s.z + at, m);
+            const V moved = z + dt(t, r0 + r, c, m) * s1 * (cz - z);
+            store(nz + at, active(t, r0 + r) ? moved : z, m);
+            store(gate + at, s2, m);
+            if (tape.slots) {
+              store(tape.at(S1, t) + at, s1, m);
+              store(tape.at(C, t) + at, cz, m);
+            }
+          }
+      });
+      product(wz, Rows<T>{nz, H}, n, from_zero<T>(wz.V), [&](int j, int first, int R, V* acc) {
+        inputs(xz, z_parts, x, j, first, R, u);
+        for (int rr = 0; rr < R; ++rr)
+          for (int k = 0; k < wz.G; ++k) {
+            const int r = first + rr, c = (j * wz.G + k) * L, m = H - c;
+            const size_t at = size_t(r) * H + c;
+            const V e = tanh<T>(acc[rr * wz.V + k] + u[rr * xz.V + k]);
+            const V y = load(s.y + at, m);
+            const V moved = y + dt(t, r0 + r, c, m) * load(gate + at, m) * (e - y);
+            store(ny + at, active(t, r0 + r) ? moved : y, m);
+            if (tape.slots) store(tape.at(E, t) + at, e, m);
+          }
+      });
+      s = {ny, nz};
+    }
+    return s;
+  }
+
+#include "lem_backward.h"
+};
+
+}  // namespace gy

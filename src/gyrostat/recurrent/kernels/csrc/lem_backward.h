@@ -1,0 +1,162 @@
+// The backward pass of class Lem (included inside it). Gy and Gz are the gradients of y+ and z+, turned into those of y and
+// z; the ring holds the gradients of the sums inside the products, parts 2, 1, z, y.
+
+void backward_rows(Worker& w, int r0, int n) {
+  const size_t at = size_t(r0) * H, step = size_t(g.B) * H, slot = step * g.T, size = size_t(n) * H;
+  enter(w.Gy, in(g.grad_y), at, n);
+  enter(w.Gz, in(g.grad_z), at, n);
+  Tape tape;
+  if (g.save == LOW) {
+    const int block = int(g.block);
+    const size_t blocks = (g.T + block - 1) / block;
+    w.own.resize(size * block * (KEPT + 2));
+    tape.slots = w.own.get(), tape.slot = long(size * block), tape.step = long(size);
+    tape.z = tape.slots + KEPT * tape.slot, tape.y = tape.z + tape.slot;
+    for (int t1 = int(g.T); t1 > 0; t1 = tape.t0) {
+      tape.t0 = (t1 - 1) / block * block;
+      const T* from = in(g.stash) + size_t(tape.t0 / block) * step + at;
+      const State start = {from, from + blocks * step};
+      run(w, r0, n, tape.t0, t1, start, tape);
+      unwind(w, r0, n, tape.t0, t1, start, tape);
+    }
+  } else {
+    tape.step = long(step), tape.slot = long(slot), tape.slots = (T*)g.stash + at;
+    kept_states(tape, tape.slots, slot);
+    if (g.wanted > 0) tape.y = (T*)g.ys + at;
+    if (g.wanted > 1) tape.z = (T*)g.zs + at;
+    unwind(w, r0, n, 0, int(g.T), {in(g.y0) + at, in(g.z0) + at}, tape);
+  }
+  flush(w);
+  w.ring.clear();
+  leave(w.Gy, (T*)g.dy0, at, n);
+  leave(w.Gz, (T*)g.dz0, at, n);
+}
+
+void enter(Buffer<T>& to, const T* from, size_t at, int n) const {
+  to.zero(size_t(n) * wide);
+  for (int r = 0; from && r < n; ++r) std::memcpy(to.get() + size_t(r) * wide, from + at + size_t(r) * H, sizeof(T) * H);
+}
+void leave(const Buffer<T>& from, T* to, size_t at, int n) const {
+  for (int r = 0; to && r < n; ++r) std::memcpy(to + at + size_t(r) * H, from.get() + size_t(r) * wide, sizeof(T) * H);
+}
+void add_sequence(const Buffer<T>& to, const T* from, int t, int r0, int n) const {
+  if (!from) return;
+  for (int r = 0; r < n; ++r)
+    for (int c = 0; c < H; c += L) {
+      T* p = to.get() + size_t(r) * wide + c;
+      store(p, load(p) + load(from + (size_t(t) * g.B + r0 + r) * H + c, H - c));
+    }
+}
+
+void flush(Worker& w) const {
+  if (w.ring.empty()) return;
+  if (w.sum_hh.get()) w.ring.add(0, 0, 3, w.sum_hh.get());
+  if (w.sum_zy.get()) w.ring.add(1, 3, 1, w.sum_zy.get());
+  if (w.sum_x.get()) w.ring.add(2, 0, 4, w.sum_x.get());
+  if (w.sum_b.get()) w.ring.add_ones(0, 4, w.sum_b.get());
+}
+
+void unwind(Worker& w, int r0, int n, int t0, int t1, const State& start, const Tape& tape) const {
+  for (int t = t1 - 1; t >= t0; --t) {
+    const State before = t > t0 ? State{tape.state(tape.y, t - 1), tape.state(tape.z, t - 1)} : start;
+    add_sequence(w.Gy, in(g.grad_ys), t, r0, n);
+    add_sequence(w.Gz, in(g.grad_zs), t, r0, n);
+    if (g.ddt && g.dt_rows) w.row_dt.zero(n);
+    w.ring.next(n, [&] { flush(w); });
+    of_y(w, t, r0, n, before, tape);
+    product(bz, w.ring.rows(3), n, from_zero<T>(bz.V), [&](int j, int first, int R, V* acc) {
+      add_to(w.Gz, bz, j, first, R, acc);
+    });
+    of_z(w, t, r0, n, before, tape);
+    product(by, w.ring.rows(0), n, from_zero<T>(by.V), [&](int j, int first, int R, V* acc) {
+      add_to(w.Gy, by, j, first, R, acc);
+    });
+    w.ring.input(0, before.y, H, n);
+    w.ring.input(1, tape.state(tape.z, t), H, n);
+    w.ring.input(2, in(g.x) + (size_t(t) * g.B + r0) * F, F, n);
+    if (g.dx) {
+      T* dx = (T*)g.dx + (size_t(t) * g.B + r0) * F;
+      product(bx, w.ring.rows(0), n, from_zero<T>(bx.V), [&](int j, int first, int R, V* acc) {
+        for (int rr = 0; rr < R; ++rr)
+          for (int k = 0; k < bx.G; ++k) {
+            const int c = (j * bx.G + k) * L;
+            store(dx + size_t(first + rr) * F + c, acc[rr * bx.V + k], F - c);
+          }
+      });
+    }
+    if (g.ddt && g.dt_rows) std::memcpy((T*)g.ddt + size_t(t) * g.B + r0, w.row_dt.get(), sizeof(T) * n);
+  }
+}
+
+void add_to(const Buffer<T>& G, const Panels<T>& b, int j, int first, int R, const V* acc) const {
+  for (int rr = 0; rr < R; ++rr)
+    for (int k = 0; k < b.G; ++k) {
+      T* to = G.get() + size_t(first + rr) * wide + (j * b.G + k) * L;
+      store(to, load(to) + acc[rr * b.V + k]);
+    }
+}
+
+// y+ = y + d s2 (e - y): parts y and 2
+void of_y(Worker& w, int t, int r0, int n, const State& before, const Tape& tape) const {
+  for (int column = 0; column < columns; ++column)
+    for (int r = 0; r < n; ++r) {
+      const int c = column * L, m = H - c;
+      const size_t at = size_t(r) * H + c;
+      T* G = w.Gy.get() + size_t(r) * wide + c;
+      V de{}, d2{};
+      if (active(t, r0 + r)) {
+        const V s2 = load(tape.at(S2, t) + at, m), e = load(tape.at(E, t) + at, m), y = load(before.y + at, m);
+        const V d = dt(t, r0 + r, c, m), grad = load(G), step = grad * d * s2;
+        de = step * (T(1) - e * e);
+        d2 = grad * d * (e - y) * (s2 * (T(1) - s2));
+        store(G, grad - step);
+        if (g.ddt) add_dt(w, r, c, grad * s2 * (e - y));
+      }
+      store(w.ring.at(3, column, r), de);
+      store(w.ring.at(0, column, r), d2);
+    }
+}
+
+// z+ = z + d s1 (c - z), with what came through y+: parts z and 1
+void of_z(Worker& w, int t, int r0, int n, const State& before, const Tape& tape) const {
+  for (int column = 0; column < columns; ++column)
+    for (int r = 0; r < n; ++r) {
+      const int c = column * L, m = H - c;
+      const size_t at = size_t(r) * H + c;
+      T* G = w.Gz.get() + size_t(r) * wide + c;
+      V dc{}, d1{};
+      if (active(t, r0 + r)) {
+        const V s1 = load(tape.at(S1, t) + at, m), cz = load(tape.at(C, t) + at, m), z = load(before.z + at, m);
+        const V d = dt(t, r0 + r, c, m), grad = load(G), step = grad * d * s1;
+        dc = step * (T(1) - cz * cz);
+        d1 = grad * d * (cz - z) * (s1 * (T(1) - s1));
+        store(G, grad - step);
+        if (g.ddt) add_dt(w, r, c, grad * s1 * (cz - z));
+      }
+      store(w.ring.at(2, column, r), dc);
+      store(w.ring.at(1, column, r), d1);
+    }
+}
+
+void add_dt(Worker& w, int r, int c, V part) const {
+  if (g.dt_rows)
+    w.row_dt[r] += sum<T>(c + L <= H ? part : load_some((const T*)&part, H - c));
+  else
+    store(w.sum_dt.get() + c, load(w.sum_dt.get() + c) + part);
+}
+
+void reduce(const std::vector<Worker>& workers) const {
+  if (!g.B) return;
+  const Ring<T>& ring = workers[0].ring;
+  const auto all = [&](auto member) { return sums<T>(workers, member); };
+  if (g.dweight_hh) ring.write(0, 3, all(&Worker::sum_hh), (T*)g.dweight_hh);
+  if (g.dweight_zy) ring.write(1, 1, all(&Worker::sum_zy), (T*)g.dweight_zy);
+  if (g.dweight_ih) turn<T>((T*)g.dweight_ih, size_t(H) * F, [&](T* to) { ring.write(2, 4, all(&Worker::sum_x), to); });
+  if (g.dbias) turn<T>((T*)g.dbias, H, [&](T* to) { ring.write_ones(4, all(&Worker::sum_b), to); });
+  if (g.ddt && !g.dt_rows) add_up(all(&Worker::sum_dt), H, (T*)g.ddt);
+}
+// the ring has y last, weight_ih has it before z
+template <class U, class Write> static void turn(U* to, size_t size, Write&& write) {
+  write(to);
+  std::swap_ranges(to + 2 * size, to + 3 * size, to + 3 * size);
+}

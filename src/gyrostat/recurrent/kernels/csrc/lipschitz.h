@@ -1,0 +1,297 @@
+// Every cell with one state:  h+ = h + dt f  (or f),   f = (A h + phi(W h + u)) * sigmoid(W h + v),   u, v = U x + b,
+// explicit Runge-Kutta with u held, noise from a counter. Panels: [A W] of h, [u v] of x.
+#pragma once
+#include <cmath>
+
+#include "batch.h"
+#include "philox.h"
+#include "ring.h"
+#include "threads.h"
+
+struct gy_lipschitz {
+  int64_t T, B, F, H, threads, block, wanted, save, stages, phi, gated, residual, noise, dt_rows, learns_dt;
+  double step, sigma_a, sigma_m, a[16], b[4];
+  const void *x, *h0, *weight_ih, *bias, *A, *W, *inner_bias, *dt, *active, *seeds, *additive, *factor;
+  void *last, *sequence, *stash;
+  const void *grad_last, *grad_sequence;
+  void *dx, *dh0, *dweight_ih, *dbias, *dA, *dW, *dinner_bias, *ddt;
+};
+
+namespace gy {
+
+enum Phi { TANH, RELU, SIGMOID, IDENTITY, MODRELU };
+enum Noise { NONE, SDE, SCALAR, RELEASED, GIVEN };
+
+template <class T> class Lipschitz : Batch<gy_lipschitz> {
+  static constexpr int L = Simd<T>::lanes;
+  using V = Vec<T>;
+  using Base = Batch<gy_lipschitz>;
+  using Base::g, Base::active, Base::chunk_of, Base::each_chunk, Base::parts_of, Base::rows_usual;
+  const int H, F, S, P, I;  // stages; parts of the product with h, and with x
+  const bool linear, each_f;
+  const int each;  // kept per stage: phi, gate, f before the gate
+  const int columns, wide;
+  Panels<T> wh, wx, bh, bx;
+
+  // Where the states and what the backward pass reads are kept: the stash, or one block of a thread.
+  struct Tape {
+    T *h = nullptr, *slots = nullptr;
+    long step = 0, slot = 0;  // from step to step and from slot to slot
+    int t0 = 0;
+    T* state(int t) const { return h + (t - t0) * step; }
+    T* at(int s, int t) const { return slots + s * slot + (t - t0) * step; }
+  };
+  // What one thread works with.
+  struct Worker {
+    Buffer<T> ping, k, stage, noise, G, E, own, scratch, row_dt;
+    Ring<T> ring;
+    Buffer<T> sum_h, sum_x, sum_b, sum_inner, sum_dt;
+  };
+
+ public:
+  explicit Lipschitz(const gy_lipschitz& args)
+      : Base(args), H(int(g.H)), F(int(g.F)), S(int(g.stages)), P(g.A ? 2 : 1), I(g.gated ? 2 : 1), linear(g.A),
+        each_f(linear && (g.gated || g.learns_dt)), each(1 + int(g.gated) + each_f), columns(Panels<T>::vectors(H)),
+        wide(columns * L) {}
+
+  void forward() {
+    pack_forward();
+    Team::run(parts_of(), [&](int part) {
+      Worker w;
+      each_chunk(part, [&](int r0, int n) { forward_rows(w, r0, n); });
+    });
+  }
+
+  void backward() {
+    if (g.save == LOW) pack_forward();
+    pack_backward();
+    std::vector<Worker> workers(parts_of());
+    Team::run(parts_of(), [&](int part) {
+      Worker& w = workers[part];
+      w.ring.shape(chunk_of(part), P + (g.gated ? 2 : 0), H, {H, F});
+      if (g.dW || g.dA) w.sum_h.zero(w.ring.room(0, P));
+      if (g.dweight_ih) w.sum_x.zero(w.ring.room(1, I));
+      if (g.dbias) w.sum_b.zero(w.ring.ones_room(I));
+      if (g.dinner_bias) w.sum_inner.zero(wide);
+      if (g.ddt && !g.dt_rows) w.sum_dt.zero(wide);
+      each_chunk(part, [&](int r0, int n) { backward_rows(w, r0, n); });
+    });
+    reduce(workers);
+  }
+
+ private:
+  static const T* in(const void* p) { return (const T*)p; }
+
+  void pack_forward() {
+    const Part<T> hidden[] = {{in(g.A), H, 1}, {in(g.W), H, 1}};
+    wh.shape(P, H, H, rows_usual(), I);
+    wh.pack(linear ? hidden : hidden + 1);
+    const Part<T> input[] = {{in(g.weight_ih), F, 1}, {in(g.weight_ih) + size_t(H) * F, F, 1}};
+    wx.follow(wh, I, F);
+    wx.pack(input);
+  }
+
+  void pack_backward() {
+    // one product whose inner index runs over the outputs of all parts, each filled up to whole tiles
+    const int padded = Ring<T>::padded_to(H);
+    stacked(bh, linear ? in(g.A) : in(g.W), linear ? in(g.W) : nullptr, H, padded, P);
+    if (g.dx) stacked(bx, in(g.weight_ih), in(g.weight_ih) + size_t(H) * F, F, padded, I);
+  }
+  void stacked(Panels<T>& to, const T* first, const T* second, int N, int padded, int count) {
+    Buffer<T> both;
+    both.resize(size_t(2) * H * N);
+    std::memcpy(both.get(), first, sizeof(T) * H * N);
+    if (count == 2) std::memcpy(both.get() + size_t(H) * N, second, sizeof(T) * H * N);
+    const Part<T> part = {both.get(), 1, N};
+    to.shape(1, count * H, N, rows_usual());
+    to.pack(&part, H, padded);
+  }
+
+  V phi(V a, int c, int n) const {
+    switch (g.phi) {
+      case TANH: return tanh<T>(a);
+      case RELU: return a < T(0) ? V{} : a;
+      case SIGMOID: return sigmoid<T>(a);
+      case IDENTITY: return a;
+      default: {
+        const V low = a < T(0) ? -a : a, lifted = low + load(in(g.inner_bias) + c, n);
+        const V grown = lifted < T(0) ? V{} : lifted;
+        return a == T(0) ? a : (a < T(0) ? -grown : grown);
+      }
+    }
+  }
+  V slope(V t) const {
+    switch (g.phi) {
+      case TANH: return T(1) - t * t;
+      case RELU: return t > T(0) ? splat<T>(1) : V{};
+      case SIGMOID: return t * (T(1) - t);
+      case IDENTITY: return splat<T>(1);
+      default: return t != T(0) ? splat<T>(1) : V{};
+    }
+  }
+  V dt(int t, int row, int c, int n) const {
+    if (!g.dt) return splat<T>(T(g.step));
+    return g.dt_rows ? splat<T>(in(g.dt)[t * g.B + row]) : load(in(g.dt) + c, n);
+  }
+  static V root(V v) {
+    for (int i = 0; i < L; ++i) v[i] = std::sqrt(v[i]);
+    return v;
+  }
+
+  // Noise of a step: Gaussians (sde), or what is added and what multiplies the drift; rows of noise_room(H) each.
+  void draw_noise(Worker& w, int t, int r0, int n) const {
+    const int room = noise_room(H);
+    w.noise.resize(size_t(2) * n * room);
+    const uint64_t seed = g.seeds ? ((const uint64_t*)g.seeds)[t] : 0;
+    for (int r = 0; r < n; ++r) {
+      T *first = w.noise.get() + size_t(r) * room, *second = first + size_t(n) * room;
+      if (g.noise == GIVEN) {
+        const size_t from = (size_t(t) * g.B + r0 + r) * H;
+        std::memcpy(first, in(g.additive) + from, sizeof(T) * H);
+        std::memcpy(second, in(g.factor) + from, sizeof(T) * H);
+      } else if (g.noise == SCALAR) {
+        draw<T>(seed, r0 + r, 1, 0, first);
+        const T one = first[0];
+        for (int i = 0; i < room; ++i) first[i] = one;
+      } else {
+        draw<T>(seed, r0 + r, H, 0, first);
+        if (g.noise == RELEASED) {
+          draw<T>(seed, r0 + r, H, 1, second);
+          for (int i = 0; i < room; ++i) {
+            first[i] *= T(g.sigma_a);
+            second[i] = T(g.sigma_m) * second[i] + T(1 - g.sigma_m);
+          }
+        }
+      }
+    }
+  }
+
+  // u and v of a panel: the bias, then the features in their order
+  template <class Rest> auto from_bias(Rest&& rest) const {
+    return [this, rest](int j, int first, int R, V* acc) {
+      for (int i = 0; i < I; ++i)
+        for (int k = 0; k < wx.G; ++k) {
+          const int c = (j * wx.G + k) * L;
+          const V b = g.bias && c < H ? load(in(g.bias) + size_t(i) * H + c, H - c) : V{};
+          for (int r = 0; r < R; ++r) acc[r * wx.V + i * wx.G + k] = b;
+        }
+      mm_of<T>(R, wx.V)(rest, first, F, wx.panel(j), acc);
+    };
+  }
+
+  void forward_rows(Worker& w, int r0, int n) {
+    Tape tape;
+    const size_t at = size_t(r0) * H, step = size_t(g.B) * H, slot = step * g.T;
+    tape.step = long(step);
+    T* stash = (T*)g.stash;
+    if (g.wanted) tape.h = (T*)g.sequence + at;
+    if (g.save == FULL) {
+      tape.slots = stash + at, tape.slot = long(slot);
+      if (!g.wanted) tape.h = stash + size_t(S * each + S - 1) * slot + at;
+    }
+    const T* h = in(g.h0) + at;
+    if (g.save == LOW)
+      for (int t = 0; t < g.T; t += int(g.block)) {
+        std::memcpy(stash + size_t(t / g.block) * step + at, h, sizeof(T) * n * H);
+        h = run(w, r0, n, t, int(std::min<int64_t>(g.T, t + g.block)), h, tape);
+        if (!tape.h && h != w.own.get()) {
+          w.own.resize(size_t(n) * H);  // the ping-pong buffers are used again
+          std::memcpy(w.own.get(), h, sizeof(T) * n * H);
+          h = w.own.get();
+        }
+      }
+    else
+      h = run(w, r0, n, 0, int(g.T), h, tape);
+    std::memcpy((T*)g.last + at, h, sizeof(T) * n * H);
+  }
+
+  // Steps t0..t1-1 of n rows from r0 on; the states go to the tape, or only the last one survives.
+  const T* run(Worker& w, int r0, int n, int t0, int t1, const T* h, const Tape& tape) const {
+    const size_t size = size_t(n) * H;
+    if (!tape.h) w.ping.resize(2 * size);
+    if (S > 1) w.k.resize(size * S), w.stage.resize(size);
+    for (int t = t0; t < t1; ++t) {
+      T* next = tape.h ? tape.state(t) : w.ping.get() + (t & 1) * size;
+      if (g.noise) draw_noise(w, t, r0, n);
+      for (int i = 0; i < S; ++i) {
+        const T* from = h;
+        if (i) {
+          T* to = tape.slots ? tape.at(S * each + i - 1, t) : w.stage.get();
+          stage_input(w, i, t, r0, n, h, to);
+          from = to;
+        }
+        stage(w, i, t, r0, n, from, h, next, tape);
+      }
+      h = next;
+    }
+    return h;
+  }
+
+  void stage_input(const Worker& w, int i, int t, int r0, int n, const T* h, T* to) const {
+    for (int r = 0; r < n; ++r)
+      for (int c = 0; c < H; c += L) {
+        const size_t at = size_t(r) * H + c;
+        V s{};
+        for (int l = 0; l < i; ++l)
+          if (g.a[i * 4 + l] != 0) s += T(g.a[i * 4 + l]) * load(w.k.get() + size_t(l) * n * H + at, H - c);
+        store(to + at, load(h + at, H - c) + dt(t, r0 + r, c, H - c) * s, H - c);
+      }
+  }
+
+  void stage(const Worker& w, int i, int t, int r0, int n, const T* from, const T* h, T* next, const Tape& tape) const {
+    const int room = noise_room(H);
+    const T* x = in(g.x) + (size_t(t) * g.B + r0) * F;
+    alignas(64) V inputs[MOST];
+    const auto bias = from_bias(Rows<T>{x, F});
+    product(wh, Rows<T>{from, H}, n, from_zero<T>(wh.V), [&](int j, int first, int R, V* acc) {
+      bias(j, first, R, inputs);
+      for (int rr = 0; rr < R; ++rr) {
+        const int r = first + rr;
+        const bool moves = active(t, r0 + r);
+        for (int k = 0; k < wh.G; ++k) {
+          const int c = (j * wh.G + k) * L, m = H - c;
+          const size_t at = size_t(r) * H + c;
+          const V* a = acc + rr * wh.V + k;
+          const V* u = inputs + rr * wx.V + k;
+          const V Wh = a[(P - 1) * wh.G];
+          const V p = phi(Wh + u[0], c, m);
+          const V q = linear ? a[0] + p : p;
+          V f = q;
+          if (tape.slots) store(tape.at(i * each, t) + at, p, m);
+          if (g.gated) {
+            const V s = sigmoid<T>(Wh + u[wx.G]);
+            f = q * s;
+            if (tape.slots) store(tape.at(i * each + 1, t) + at, s, m);
+          }
+          if (each_f && tape.slots) store(tape.at(i * each + each - 1, t) + at, q, m);
+          if (i + 1 < S) {
+            store(w.k.get() + size_t(i) * n * H + at, f, m);
+            continue;
+          }
+          const V old = load(h + at, m);
+          V move = f;
+          if (g.noise) {
+            const T* z = w.noise.get() + size_t(r) * room + c;
+            const V d = dt(t, r0 + r, c, m);
+            if (g.noise == SDE || g.noise == SCALAR)
+              move = d * f + root(d) * ((T(g.sigma_a) + T(g.sigma_m) * f) * load(z));
+            else
+              move = d * (load(z + size_t(n) * room) * f) + load(z);
+          } else if (g.residual) {
+            if (S > 1) {
+              move = T(g.b[S - 1]) * f;
+              for (int l = 0; l + 1 < S; ++l)
+                if (g.b[l] != 0) move += T(g.b[l]) * load(w.k.get() + size_t(l) * n * H + at, m);
+            }
+            move = dt(t, r0 + r, c, m) * move;
+          }
+          store(next + at, !moves ? old : g.residual ? old + move : move, m);
+        }
+      }
+    });
+  }
+
+#include "lipschitz_backward.h"
+};
+
+}  // namespace gy

@@ -1,0 +1,183 @@
+// The backward pass of class Lipschitz (included inside it). G is the gradient of h+, turned step by step into that of h;
+// d are the gradients of the sums inside the products: parts [A W], and behind them u and v where there is a gate.
+
+void backward_rows(Worker& w, int r0, int n) {
+  const size_t at = size_t(r0) * H, step = size_t(g.B) * H, slot = step * g.T;
+  w.G.zero(size_t(n) * wide);
+  if (S > 1) w.E.zero(size_t(S) * n * wide);
+  if (g.grad_last)
+    for (int r = 0; r < n; ++r) std::memcpy(w.G.get() + size_t(r) * wide, in(g.grad_last) + at + size_t(r) * H, sizeof(T) * H);
+  const T* stash = in(g.stash);
+  if (g.save == LOW) {
+    const int block = int(g.block), kept = S * each + S - 1;
+    const size_t size = size_t(n) * H;
+    w.own.resize(size * block * (kept + 1));
+    for (int t1 = int(g.T); t1 > 0;) {
+      const int t0 = (t1 - 1) / block * block;
+      Tape tape;
+      tape.h = w.own.get(), tape.slots = w.own.get() + size * block;
+      tape.step = long(size), tape.slot = long(size * block), tape.t0 = t0;
+      const T* h = stash + size_t(t0 / block) * step + at;
+      run(w, r0, n, t0, t1, h, tape);
+      unwind(w, r0, n, t0, t1, h, tape);
+      t1 = t0;
+    }
+  } else {
+    Tape tape;
+    tape.step = long(step), tape.slot = long(slot);
+    tape.slots = (T*)g.stash + at;
+    tape.h = g.wanted ? (T*)g.sequence + at : (T*)g.stash + size_t(S * each + S - 1) * slot + at;
+    unwind(w, r0, n, 0, int(g.T), in(g.h0) + at, tape);
+  }
+  flush(w);
+  w.ring.clear();
+  if (g.dh0)
+    for (int r = 0; r < n; ++r) std::memcpy((T*)g.dh0 + at + size_t(r) * H, w.G.get() + size_t(r) * wide, sizeof(T) * H);
+}
+
+void flush(Worker& w) const {
+  if (w.ring.empty()) return;
+  if (w.sum_h.get()) w.ring.add(0, 0, P, w.sum_h.get());
+  const int part = g.gated ? P : P - 1;
+  if (w.sum_x.get()) w.ring.add(1, part, I, w.sum_x.get());
+  if (w.sum_b.get()) w.ring.add_ones(part, I, w.sum_b.get());
+}
+
+void unwind(Worker& w, int r0, int n, int t0, int t1, const T* start, const Tape& tape) const {
+  for (int t = t1 - 1; t >= t0; --t) {
+    if (g.grad_sequence)
+      for (int r = 0; r < n; ++r)
+        for (int c = 0; c < H; c += L) {
+          T* to = w.G.get() + size_t(r) * wide + c;
+          store(to, load(to) + load(in(g.grad_sequence) + (size_t(t) * g.B + r0 + r) * H + c, H - c));
+        }
+    if (g.noise) draw_noise(w, t, r0, n);
+    if (g.ddt && g.dt_rows) w.row_dt.zero(n);
+    const T* h = t > t0 ? tape.state(t - 1) : start;
+    for (int i = S - 1; i >= 0; --i) {
+      w.ring.next(n, [&] { flush(w); });
+      inner_gradients(w, i, t, r0, n, tape);
+      w.ring.input(0, i ? tape.at(S * each + i - 1, t) : h, H, n);
+      w.ring.input(1, in(g.x) + (size_t(t) * g.B + r0) * F, F, n);
+      outer_gradients(w, i, t, r0, n);
+    }
+    if (S > 1)
+      for (size_t k = 0; k < size_t(n) * wide; k += L) {
+        V s = load(w.E.get() + k);
+        for (int i = 1; i < S; ++i) s += load(w.E.get() + size_t(i) * n * wide + k);
+        store(w.G.get() + k, load(w.G.get() + k) + s);
+      }
+    if (g.ddt && g.dt_rows) std::memcpy((T*)g.ddt + size_t(t) * g.B + r0, w.row_dt.get(), sizeof(T) * n);
+  }
+}
+
+// d of all parts of stage i, from G and the gradients E of the inputs of the later stages
+void inner_gradients(Worker& w, int i, int t, int r0, int n, const Tape& tape) const {
+  const int room = noise_room(H);
+  for (int column = 0; column < columns; ++column) {
+    const int c = column * L, m = H - c;
+    V inner{}, unit_dt{};
+    for (int r = 0; r < n; ++r) {
+      const size_t at = size_t(r) * H + c;
+      const bool moves = active(t, r0 + r);
+      const V p = load(tape.at(i * each, t) + at, m);
+      const V s = g.gated ? load(tape.at(i * each + 1, t) + at, m) : splat<T>(1);
+      const V q = each_f ? load(tape.at(i * each + each - 1, t) + at, m) : p;
+      V weighted = load(w.G.get() + size_t(r) * wide + c);
+      if (S > 1) {
+        weighted *= T(g.b[i]);
+        for (int l = i + 1; l < S; ++l)
+          if (g.a[l * 4 + i] != 0) weighted += T(g.a[l * 4 + i]) * load(w.E.get() + (size_t(l) * n + r) * wide + c);
+      }
+      V df = weighted, ddt{};
+      if (g.residual) {
+        const V d = dt(t, r0 + r, c, m);
+        const V f = q * s;
+        if (!g.noise) {
+          df = d * weighted;
+          ddt = weighted * f;
+        } else {
+          const V z = load(w.noise.get() + size_t(r) * room + c);
+          if (g.noise == SDE || g.noise == SCALAR) {
+            const V root_d = root(d);
+            df = weighted * (d + root_d * (T(g.sigma_m) * z));
+            if (g.ddt) ddt = weighted * (f + T(0.5) / root_d * ((T(g.sigma_a) + T(g.sigma_m) * f) * z));
+          } else {
+            const V factor = load(w.noise.get() + size_t(n + r) * room + c);
+            df = weighted * (d * factor);
+            ddt = weighted * (factor * f);
+          }
+        }
+      }
+      if (!moves) df = V{}, ddt = V{};
+      V dq = df;
+      V dv{};
+      if (g.gated) {
+        dq = df * s;
+        dv = df * q * (s * (T(1) - s));
+      }
+      const V du = dq * slope(p);
+      if (linear) store(w.ring.at(0, column, r), dq);
+      store(w.ring.at(P - 1, column, r), g.gated ? du + dv : du);
+      if (g.gated) {
+        store(w.ring.at(P, column, r), du);
+        store(w.ring.at(P + 1, column, r), dv);
+      }
+      if (g.phi == MODRELU) inner += p < T(0) ? -du : du;
+      if (g.ddt) {
+        if (g.dt_rows)
+          w.row_dt[r] += sum<T>(c + L <= H ? ddt : load_some((const T*)&ddt, m));
+        else
+          unit_dt += ddt;
+      }
+    }
+    if (w.sum_inner.get()) store(w.sum_inner.get() + c, load(w.sum_inner.get() + c) + inner);
+    if (w.sum_dt.get()) store(w.sum_dt.get() + c, load(w.sum_dt.get() + c) + unit_dt);
+  }
+}
+
+// through the products: to the input of stage i, and to x
+void outer_gradients(Worker& w, int i, int t, int r0, int n) const {
+  product(bh, w.ring.rows(0), n, from_zero<T>(bh.V), [&](int j, int first, int R, V* acc) {
+    for (int rr = 0; rr < R; ++rr) {
+      const int r = first + rr;
+      const bool adds = g.residual || !active(t, r0 + r);
+      for (int k = 0; k < bh.G; ++k) {
+        const size_t at = size_t(r) * wide + (j * bh.G + k) * L;
+        const V e = acc[rr * bh.V + k];
+        if (S > 1)
+          store(w.E.get() + size_t(i) * n * wide + at, e);
+        else
+          store(w.G.get() + at, adds ? load(w.G.get() + at) + e : e);
+      }
+    }
+  });
+  if (!g.dx) return;
+  T* dx = (T*)g.dx + (size_t(t) * g.B + r0) * F;
+  product(bx, w.ring.rows(g.gated ? P : P - 1), n, from_zero<T>(bx.V), [&](int j, int first, int R, V* acc) {
+    for (int rr = 0; rr < R; ++rr)
+      for (int k = 0; k < bx.G; ++k) {
+        const int c = (j * bx.G + k) * L;
+        T* to = dx + size_t(first + rr) * F + c;
+        const V e = acc[rr * bx.V + k];
+        store(to, i + 1 < S ? load(to, F - c) + e : e, F - c);
+      }
+  });
+}
+
+void reduce(const std::vector<Worker>& workers) const {
+  if (!g.B) return;
+  const Ring<T>& ring = workers[0].ring;
+  const auto all = [&](auto member) { return sums<T>(workers, member); };
+  if (g.dA || g.dW) {
+    Buffer<T> both;
+    both.resize(size_t(P) * H * H);
+    ring.write(0, P, all(&Worker::sum_h), both.get());
+    if (g.dA) std::memcpy(g.dA, both.get(), sizeof(T) * H * H);
+    if (g.dW) std::memcpy(g.dW, both.get() + size_t(P - 1) * H * H, sizeof(T) * H * H);
+  }
+  if (g.dweight_ih) ring.write(1, I, all(&Worker::sum_x), (T*)g.dweight_ih);
+  if (g.dbias) ring.write_ones(I, all(&Worker::sum_b), (T*)g.dbias);
+  if (g.dinner_bias) add_up(all(&Worker::sum_inner), H, (T*)g.dinner_bias);
+  if (g.ddt && !g.dt_rows) add_up(all(&Worker::sum_dt), H, (T*)g.ddt);
+}

@@ -1,0 +1,143 @@
+// Products of rows with packed weights: acc[R][V] += a[R][K] w[K][V], the accumulators in registers for all of K.
+// Each output is one chain of additions in the order of K, so a result depends neither on the rows that share a block,
+// nor on the width of the vectors, nor on who computes it.
+#pragma once
+#include <algorithm>
+#include <utility>
+
+#include "pool.h"
+#include "simd.h"
+
+namespace gy {
+
+// Rows as one matrix, or as column blocks of `width` that lie `next` apart: the layout of the gradient ring.
+template <class T> struct Rows {
+  const T* data;
+  long stride;    // from row to row
+  int width = 0;  // columns of a block; 0: all columns in one
+  long next = 0;
+};
+
+template <class T, int R, int V>
+void mm(const Rows<T>& a, int first, int K, const Vec<T>* w, Vec<T>* out) {
+  Vec<T> c[R][V];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) c[r][v] = out[r * V + v];
+  const int width = a.width ? a.width : K;
+  const long lda = a.stride;
+  const T* block = a.data + first * lda;
+  for (int done = 0; done < K; done += width, block += a.next) {
+    const int n = std::min(width, K - done);
+    for (int k = 0; k < n; ++k, w += V) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const Vec<T> s = splat<T>(block[r * lda + k]);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) c[r][v] += s * w[v];
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) out[r * V + v] = c[r][v];
+}
+
+// Rows of a block for V vectors: as many accumulators as registers, less the weights and one broadcast.
+constexpr int rows_of(int V) { return std::max(1, std::min(8, (GY_REGISTERS - 1 - V) / V)); }
+
+template <class T> using Mm = void (*)(const Rows<T>&, int, int, const Vec<T>*, Vec<T>*);
+
+template <class T, int V, size_t... r> constexpr Mm<T> pick(int R, std::index_sequence<r...>) {
+  constexpr Mm<T> table[] = {mm<T, r + 1, V>...};
+  return table[R - 1];
+}
+
+template <class T> Mm<T> mm_of(int R, int V) {
+  switch (V) {
+    case 1: return pick<T, 1>(R, std::make_index_sequence<rows_of(1)>{});
+    case 2: return pick<T, 2>(R, std::make_index_sequence<rows_of(2)>{});
+    case 3: return pick<T, 3>(R, std::make_index_sequence<rows_of(3)>{});
+    case 4: return pick<T, 4>(R, std::make_index_sequence<rows_of(4)>{});
+    case 6: return pick<T, 6>(R, std::make_index_sequence<rows_of(6)>{});
+    default: return pick<T, 8>(R, std::make_index_sequence<rows_of(8)>{});
+  }
+}
+
+constexpr int MOST = 8 * 8;  // accumulators of the largest block
+
+// Where the weights of one part of a product stand: element (column c, row k) at data[c * of_column + k * of_row].
+template <class T> struct Part {
+  const T* data;
+  long of_column, of_row;
+};
+
+// The weights of `parts` products of the same rows, so packed that G vectors of each part are one panel.
+template <class T> struct Panels {
+  int parts = 0, G = 1, V = 0, K = 0, N = 0, count = 0, rows = 1;
+  Buffer<Vec<T>> data;
+
+  // usual: how many rows a product has; few rows need more vectors to keep the arithmetic units busy. beside: parts of
+  // another product that is computed for the same block.
+  void shape(int parts_, int K_, int N_, int usual, int beside = 1) {
+    parts = parts_, K = K_, N = N_;
+    const int columns = vectors(N), widest = std::max(parts, beside);
+    const auto fits = [](int v) { return v <= 4 || v == 6 || v == 8; };
+    G = std::max(1, (usual <= 2 ? 8 : usual <= 4 ? 4 : GY_REGISTERS == 32 ? 3 : 2) / widest);
+    while (columns % G || !fits(parts * G) || !fits(beside * G)) --G;
+    V = parts * G;
+    count = columns / G;
+    rows = std::min(rows_of(V), rows_of(beside * G));
+  }
+  // the other product: the same columns in the same panels
+  void follow(const Panels& first, int parts_, int K_) {
+    parts = parts_, K = K_, N = first.N, G = first.G, V = parts * G, count = first.count, rows = first.rows;
+  }
+  static int vectors(int N) { return (N + Simd<T>::lanes - 1) / Simd<T>::lanes; }
+
+  // the rows of the weights may come in blocks of `width`, filled up to `padded` with zeros (see Rows)
+  void pack(const Part<T>* from, int width = 0, int padded = 0) {
+    constexpr int L = Simd<T>::lanes;
+    if (!width) width = padded = K;
+    const int blocks = (K + width - 1) / width;
+    data.resize(size_t(count) * blocks * padded * V);
+    std::memset(data.get(), 0, data.bytes());
+    for (int j = 0; j < count; ++j)
+      for (int p = 0; p < parts; ++p)
+        for (int g = 0; g < G; ++g) {
+          const int c0 = (j * G + g) * L, n = std::min(L, N - c0);
+          for (int b = 0; b < blocks; ++b) {
+            T* to = (T*)(data.get() + (size_t(j) * blocks + b) * padded * V + p * G + g);
+            const int k1 = std::min(width, K - b * width);
+            const T* w = from[p].data + c0 * from[p].of_column + long(b) * width * from[p].of_row;
+            for (int k = 0; k < k1; ++k)
+              for (int l = 0; l < n; ++l) to[size_t(k) * V * L + l] = w[l * from[p].of_column + k * from[p].of_row];
+          }
+        }
+    K = blocks * padded;
+  }
+  const Vec<T>* panel(int j) const { return data.get() + size_t(j) * K * V; }
+};
+
+// All rows against all panels; a panel stays in the first cache while the rows pass. The epilogue gets
+// (panel, first row, rows, accumulators [row][part * G + g]) and begins from what `start` left in them.
+template <class T, class Start, class Epilogue>
+GY_INLINE void product(const Panels<T>& w, const Rows<T>& a, int n, Start&& start, Epilogue&& epilogue) {
+  const int blocks = (n + w.rows - 1) / w.rows;
+  alignas(64) Vec<T> acc[MOST];
+  for (int j = 0; j < w.count; ++j)
+    for (int b = 0; b < blocks; ++b) {
+      const int first = int(long(n) * b / blocks), R = int(long(n) * (b + 1) / blocks) - first;
+      start(j, first, R, acc);
+      mm_of<T>(R, w.V)(a, first, w.K, w.panel(j), acc);
+      epilogue(j, first, R, acc);
+    }
+}
+
+template <class T> GY_INLINE auto from_zero(int V) {
+  return [V](int, int, int R, Vec<T>* acc) { std::memset((void*)acc, 0, sizeof(Vec<T>) * R * V); };
+}
+
+}  // namespace gy
