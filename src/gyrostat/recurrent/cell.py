@@ -117,6 +117,11 @@ class Cell(ABC):
         return parameters.get("dt", self.dt)
 
 
+def root_of_step(dt: Step) -> Step:
+    """√dt, with derivative 0 where the step is 0 and the state is held."""
+    return torch.sqrt(torch.where(dt == 0, 1, dt)) * (dt != 0) if isinstance(dt, Tensor) else dt**0.5
+
+
 def linear_reset(weight: Tensor, bias: Tensor | None, generator: torch.Generator | None = None) -> None:
     """The default of ``torch.nn.Linear``: both U(-1/√fan_in, 1/√fan_in)."""
     bound = 1 / math.sqrt(weight.shape[1])

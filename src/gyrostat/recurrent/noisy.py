@@ -22,7 +22,7 @@ from .._checks import OneOf, Real
 from .._errors import ArgumentError, ShapeError
 from ..numerics.philox import draw_seeds, normal, uniform
 from ._cell_module import CellModule
-from .cell import State, Step
+from .cell import State, Step, root_of_step
 from .lipschitz import LipschitzRNN, LipschitzRNNMath
 
 
@@ -98,7 +98,7 @@ class NoisyRNNMath(LipschitzRNNMath):
             additive, factor = extras
             return (h + (dt * (factor * f) + additive),)
         (xi,) = extras
-        return (h + (dt * f + dt**0.5 * ((self.additive_noise + self.multiplicative_noise * f) * xi)),)
+        return (h + (dt * f + root_of_step(dt) * ((self.additive_noise + self.multiplicative_noise * f) * xi)),)
 
 
 class NoisyRNN(LipschitzRNN):

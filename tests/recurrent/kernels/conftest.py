@@ -82,7 +82,7 @@ def everything(layer, T, B, *, sequence=True, dt=None, lengths=None, seed=0, str
         loss = loss + (output * draw(T, B, H)).sum()
         found["output"] = output.detach()
     loss.backward()
-    found |= {f"d{k}": v.grad for k, v in leaves.items()}
+    found |= {f"d{k}": v.grad for k, v in leaves.items() if v.grad is not None}
     return found | {f"d{k}": p.grad for k, p in layer.named_parameters() if p.grad is not None}
 
 

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from gyrostat import LEM, LipschitzRNN, NoisyRNN, Recurrent
 from gyrostat.numerics.philox import draw_seeds, normal
 from gyrostat.recurrent.kernels import library, native, ops
 
-from .conftest import FAMILY, compare, everything, label, pair, states_of
+from .conftest import FAMILY, compare, everything, label, pair
 
 
 @pytest.fixture
@@ -26,7 +27,11 @@ def threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("cell", "options"), FAMILY, ids=label)
+# torch's matrix functions, from which these cells make their matrix, round differently with more threads
+OWN = [f for f in FAMILY if f[0] not in ("orthogonal", "vector_field") and "stable" not in f[1]]
+
+
+@pytest.mark.parametrize(("cell", "options"), OWN, ids=label)
 def test_results_do_not_depend_on_the_number_of_threads(cell, options, threads):
     layer = Recurrent(3, 40, cell=cell, backend="fused", **options).train(cell == "noisy")
     found = []
@@ -73,8 +78,7 @@ def test_every_instruction_set_gives_the_same(tmp_path):
         "    out |= {f'{name}{dtype}{n}': p.grad.numpy() for n, p in layer.named_parameters()}\n"
         "numpy.savez(sys.argv[1], **out)\n"
     )
-    built = [level for level in library.LEVELS if (library.HERE / f"_native_{level}.so").exists()]
-    usable = [b for b in built if library.LEVELS.index(b) <= max(1, native._native().gy_cpu_level())]
+    usable = [b for b in library.builds() if library.LEVELS.index(b) <= max(1, native._native().gy_cpu_level())]
     found = {}
     for level in usable:
         path = tmp_path / f"{level}.npz"
@@ -98,7 +102,7 @@ def test_nan_and_infinity_come_through(cell, options, bad):
     x[3, 2, 1] = bad
     for layer in (reference, fused):
         clean = layer(torch.where(torch.isfinite(x), x, torch.zeros(())))[0]
-        output, state = layer(x)
+        output, _ = layer(x)
         assert torch.equal(output[:3], clean[:3])
         assert torch.equal(output[:, [0, 1, 3, 4]], clean[:, [0, 1, 3, 4]]), "it reached another row"
         if bad != bad:
@@ -127,7 +131,9 @@ def test_denormals_are_flushed_inside_and_the_mode_comes_back(threads):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_library_draws_the_numbers_of_the_twin(dtype):
-    layer = NoisyRNN(1, 150, dt=1.0, additive_noise=1.0, multiplicative_noise=0.0, bias=False, dtype=dtype, backend="fused")
+    layer = NoisyRNN(
+        1, 150, dt=1.0, additive_noise=1.0, multiplicative_noise=0.0, bias=False, dtype=dtype, backend="fused"
+    )
     with torch.no_grad():
         for p in layer.parameters():
             p.zero_()
@@ -136,7 +142,9 @@ def test_the_library_draws_the_numbers_of_the_twin(dtype):
     output, _ = layer(torch.zeros(1, 70, 1, dtype=dtype), generator=torch.Generator().manual_seed(4))
     seeds = draw_seeds(1, torch.device("cpu"), torch.Generator().manual_seed(4))
     expected = normal(seeds, 70, 150, torch.empty((), dtype=dtype))
-    torch.testing.assert_close(output, expected, rtol=2e-6 if dtype == torch.float32 else 1e-13, atol=1e-6 if dtype == torch.float32 else 1e-14)  # fmt: skip
+    # the integers are the same; logarithm and cosine are rounded by different libraries
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(output, expected, rtol=16 * eps, atol=8 * eps)
 
 
 def test_noise_is_the_same_stream_in_steps_and_in_both_backends():
@@ -179,13 +187,14 @@ def test_a_forked_child_computes_with_threads_of_its_own(threads):
     threads(2)
     layer = LEM(3, 32, backend="fused")
     x = torch.randn(50, 24, 3)
-    expected = layer(x)[0].detach()  # the parent's team is running before the fork
+    expected = layer(x)[0].detach().numpy().tobytes()  # the parent's team is running before the fork
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
+        signal.alarm(60)  # a team that waits for ever ends here
         with torch.no_grad():
-            same = bytes([torch.equal(layer(x)[0], expected)])
-        os.write(write, same)
+            same = layer(x)[0].numpy().tobytes() == expected  # torch's own parallel loops do not survive a fork
+        os.write(write, bytes([same]))
         os._exit(0)
     os.close(write)
     answer = os.read(read, 1)
@@ -270,7 +279,16 @@ def test_without_library_of_the_right_version_nothing_is_called(tmp_path):
 @pytest.mark.telling
 def test_without_library_because_of_no_compiler_the_package_still_builds(tmp_path):
     root = Path(__file__).parents[3]
-    build = [sys.executable, "setup.py", "-q", "build", "--build-base", tmp_path / "build", "--build-lib", tmp_path / "lib"]
+    build = [
+        sys.executable,
+        "setup.py",
+        "-q",
+        "build",
+        "--build-base",
+        tmp_path / "build",
+        "--build-lib",
+        tmp_path / "lib",
+    ]
     environment = {**os.environ, "CC": "/bin/false", "CXX": "/bin/false"}
     result = subprocess.run(build, cwd=root, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -285,4 +303,4 @@ def test_doctor_says_which_path_runs_and_why():
     found = json.loads(result.stdout)
     assert found["backends"]["lem"].startswith("fused: native kernel")
     assert found["kernels"]["library"] == native.REASON
-    assert states_of(found["self_test"] and (torch.zeros(()),))
+    assert found["self_test"] is True

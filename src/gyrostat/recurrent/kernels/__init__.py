@@ -43,6 +43,17 @@ def find(cell: Cell, dtype: torch.dtype, device: torch.device) -> tuple[Runner |
     return run_fused, reason
 
 
+def describe() -> dict[str, Any]:
+    """What the fused kernels are here: the library in use or why there is none, all builds, threads."""
+    from . import library, native
+
+    return {
+        "library": native.REASON,
+        "builds": " ".join(library.builds()) or "none",
+        "threads": torch.get_num_threads(),
+    }
+
+
 def _say_once(reason: str) -> None:
     if reason not in _SAID:
         _SAID.add(reason)

@@ -16,7 +16,7 @@ LEVELS = ("generic", "v2", "v3", "v4")
 
 def load() -> tuple[ctypes.CDLL | None, str]:
     """Load the library: itself and its name, or ``None`` and the reason."""
-    built = [level for level in LEVELS if _path(level).exists()]
+    built = builds()
     if not built:
         return None, "the native library is not built: install with a C++17 compiler (pip install reports its error)"
     wanted = os.environ.get("GYROSTAT_ISA")
@@ -30,6 +30,11 @@ def load() -> tuple[ctypes.CDLL | None, str]:
     level = base.gy_cpu_level()
     usable = [b for b in built if LEVELS.index(b) <= max(level, LEVELS.index(built[0]))]
     return _open(usable[-1])
+
+
+def builds() -> list[str]:
+    """The instruction sets for which there is a library, oldest first."""
+    return [level for level in LEVELS if _path(level).exists()]
 
 
 def _path(level: str) -> Path:

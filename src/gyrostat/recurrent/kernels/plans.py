@@ -49,7 +49,7 @@ def _elman(cell: Any, p: dict[str, Tensor]) -> Plan:
 
 
 def _flow(cell: Any, p: dict[str, Tensor]) -> Plan:
-    tensors = {"weight_ih": p["weight_ih"], "W": cell.matrix(p)}
+    tensors = {"weight_ih": p["weight_ih"], "W": cell.prepared_matrix(p)}
     if cell.nonlinearity == "modrelu":
         phi = "modrelu" if "bias" in p else "identity"
         return "lipschitz", {**tensors, "inner_bias": p.get("bias")}, {"phi": phi, "residual": False}

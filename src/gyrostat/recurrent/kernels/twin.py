@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...numerics.philox import normal, uniform
 from ...numerics.tableau import rk_step, tableau
-from ..cell import NONLINEARITIES
+from ..cell import NONLINEARITIES, root_of_step
 
 
 def _unit_or_row(dt: Tensor | None, step: float, t: int) -> Any:
@@ -68,7 +68,7 @@ def lipschitz(
             new = drift(h)
         elif xi is not None:
             f = drift(h)
-            new = h + (d * f + d**0.5 * ((sigma_a + sigma_m * f) * xi[t]))
+            new = h + (d * f + root_of_step(d) * ((sigma_a + sigma_m * f) * xi[t]))
         elif factor is not None:
             new = h + (d * (factor[t] * drift(h)) + additive[t])
         else:
