@@ -37,7 +37,7 @@ warnings.simplefilter("ignore", SketchWarning)
 def polynomial(n, d, dtype=np.float64, seed=0):
     random = np.random.default_rng(seed)
     A = np.empty((n, d), dtype)
-    mix = np.linalg.qr(random.standard_normal((d, d)))[0].T / np.arange(1, d + 1)[:, None]
+    mix = np.linalg.qr(np.random.default_rng(1).standard_normal((d, d)))[0].T / np.arange(1, d + 1)[:, None]
     for a in range(0, n, 20_000):
         A[a : a + 20_000] = random.standard_normal((min(20_000, n - a), d)) @ mix
     return A

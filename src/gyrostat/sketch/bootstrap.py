@@ -105,7 +105,7 @@ class ErrorBounds(Result):
 def spectrum(Y: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Singular values and right vectors (d, r) of a sketch, by its Gram matrix where that is accurate.
 
-    All r = min(t, d) of them, or of a large sketch the leading max(4k, 24).
+    All r = min(t, d) of them, or of a large sketch the leading max(4k, 12).
 
     Args:
         Y: Sketch, (t, d).
@@ -137,7 +137,7 @@ def spectrum(Y: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _kept(k: int) -> int:
-    return max(4 * k, 24)
+    return max(4 * k, 12)
 
 
 QUANTILES = {"unbiased": "weibull", "linear": "linear"}
@@ -290,12 +290,15 @@ def law(found: Sketch, X: np.ndarray) -> tuple[np.ndarray | float, tuple[str, ..
 def _eigen(X: np.ndarray, W: np.ndarray, factor: np.ndarray | float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Eigenpairs, largest first, of Xᴴ diag(w) X for each row w of W, its deviation from XᴴX times ``factor``."""
     t, r = X.shape
-    G = np.zeros((len(W), r * r), X.dtype)
-    step = max(1, (64 << 20) // (r * r * X.itemsize))
+    row, column = np.triu_indices(r)
+    half = np.zeros((len(W), len(row)), X.dtype)
+    step = max(1, (64 << 20) // (len(row) * X.itemsize))
     for a in range(0, t, step):
         part = X[a : a + step]
-        G += W[:, a : a + step] @ (part.conj()[:, :, None] * part[:, None, :]).reshape(len(part), r * r)
-    G = G.reshape(-1, r, r)
+        half += W[:, a : a + step] @ (part[:, row].conj() * part[:, column])
+    G = np.empty((len(W), r, r), X.dtype)
+    G[:, column, row] = half.conj()
+    G[:, row, column] = half
     if np.ndim(factor) or factor != 1.0:
         middle = X.conj().T @ X
         G = middle + factor * (G - middle)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._errors import ArgumentError
+from .._memory import available_memory
 from .rows import BlockRows, Rows
 from .warning import warn
 
@@ -37,14 +38,15 @@ class DaskRows(Rows):
 
     def _groups(self, start: int, extra: int) -> Iterator[list[tuple[int, Any]]]:
         """(first row, block) of a few consecutive blocks that, ``extra`` bytes each besides, are held together."""
-        at, group, room = 0, [], GROUP_BYTES
+        limit = min(GROUP_BYTES, available_memory() / 8)
+        at, group, room = 0, [], limit
         for i, count in enumerate(self.array.chunks[0]):
             if at + count > start:
                 skip = max(0, start - at)
                 need = count * self.d * self.dtype.itemsize + extra
                 if group and (need > room or len(group) == GROUP):
                     yield group
-                    group, room = [], GROUP_BYTES
+                    group, room = [], limit
                 group.append((at + skip, self.array.blocks[i][skip:]))
                 room -= need
             at += count

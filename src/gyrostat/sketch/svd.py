@@ -18,13 +18,14 @@ import numpy as np
 
 from .._checks import Boolean, Integer, OneOf, Real, check
 from .._errors import ArgumentError
-from .._memory import plan_memory
+from .._memory import available_memory, plan_memory
 from .bootstrap import ErrorBounds, bootstrap_error, spectrum
 from .exact import LANCZOS_COLUMNS, Centre, exact_from, left_vectors, rayleigh_ritz
 from .passes import Sum, as_watch
 from .result import SketchedSVDResult, turned
 from .rows import Rows, as_rows
 from .sketches import METHODS, sketch
+from .stream import SAMPLING, SCATTERING
 from .warning import warn
 
 RULES = {
@@ -228,17 +229,18 @@ def to_tolerance(
     _plan_left(rows, rank, left or flip, memory_limit)
     if max_size is not None and max_size < rank:
         raise ArgumentError(f"svd: max_size must be at least rank ({rank}), got {max_size}")
-    size = min(max(10 * rank, 100 + rank + 1), max_size or rows.n)
+    size = min(_first_size(rows, rank, sketch_method), max_size or rows.n)
     history: list[tuple[int, float]] = []
     stage, planned, last = 0, 0, 1 if method == "two_stage" else 6
     to_sketch, to_gram = centre or (None, None)
     while True:
-        if max_size is None and (size >= rows.n / 2 or _exact_is_cheaper(rows, size, rank)):
+        reason = None if max_size is not None else _why_exact(rows, size, rank, memory_limit)
+        if reason is not None:
             result = exact_from(
                 rows,
                 rank,
                 flip,
-                f"a sketch of {size} rows would cost as much: exact",
+                f"a sketch of {reason}: exact",
                 alpha=alpha,
                 history=tuple(history),
                 left=left,
@@ -262,8 +264,9 @@ def to_tolerance(
         if planned == last or size == max_size or q <= tol:
             break
         if target != "values" and q > max(PILOT, tol):
-            # near its limit of one a sine says little about the size it takes: look again first
-            grown = 4 * size
+            # near its limit of one a sine says only how much is needed at least: look again before planning
+            least = int(size * (q / tol) ** 2)
+            grown = least if least >= rows.n / 2 and max_size is None else 4 * size
         else:
             grown, planned = int(np.ceil(size * max(1.1, (1.1 * q / tol) ** 2))), planned + 1
         size, stage = (min(grown, max_size) if max_size is not None else grown), stage + 1
@@ -287,6 +290,13 @@ def _check_rank(rows: Rows, rank: int, where: str) -> None:
         raise ArgumentError(f"{where}: rank must be below min(n, d) = {small}, got {rank}; a full SVD is numpy's")
 
 
+def _first_size(rows: Rows, rank: int, method: str) -> int:
+    """Rows of the first sketch: more where a row costs next to nothing beside the pass over A."""
+    least = max(10 * rank, 100 + rank + 1)
+    cheap = method in ("auto", *SCATTERING, *SAMPLING)
+    return max(least, 500) if cheap and (rows.n or 0) >= 20_000 else least
+
+
 def _plan_left(rows: Rows, k: int, left: bool, limit: float | None) -> None:
     if left and not rows.one_shot:
         need = 3.0 * (rows.n or 0) * k * rows.dtype.itemsize
@@ -298,6 +308,17 @@ def _bound(bounds: ErrorBounds, target: str, rank: int, scale: float) -> float:
         return bounds.subspace[rank]
     q = bounds.simultaneous[target]
     return q / scale if target == "values" and scale > 0 else q
+
+
+def _why_exact(rows: Rows, size: int, rank: int, limit: float | None) -> str | None:
+    if size >= (rows.n or 0) / 2:
+        return f"half of the {rows.n} rows or more would be needed"
+    if _exact_is_cheaper(rows, size, rank):
+        return f"{size} rows would cost as much"
+    allowed = available_memory() if limit is None else limit
+    if 3.5 * size * rows.d * rows.dtype.itemsize > allowed and size > 2 * rows.d:
+        return f"{size} rows would not fit into memory"
+    return None
 
 
 def _exact_is_cheaper(rows: Rows, t: int, rank: int) -> bool:
