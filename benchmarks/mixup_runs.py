@@ -5,13 +5,12 @@ python benchmarks/mixup_runs.py circles --seeds 5 --picture docs/images/mixup_bo
 """
 
 import argparse
-import math
 import statistics
 
 import torch
 from torch import nn
 
-from gyrostat import NoisyFeatureMixup, calibration, robustness_curve
+from gyrostat import NoisyFeatureMixup, calibration, corruption_errors, robustness_curve
 from gyrostat.transfer.adversarial import robust_accuracy
 
 # name in the tables, method, settings that differ from the method's own
@@ -38,6 +37,15 @@ def digits(train=500):
     return (x[:train], y[:train]), (x[-997:], y[-997:])
 
 
+def fashion(train=4000, test=1000):
+    """The first images of Fashion-MNIST's own parts, standardised with the same two numbers."""
+    from gyrostat.data.catalogue import open_data
+
+    data = open_data("fashion-mnist:layout=rows")
+    x, y = torch.from_numpy((data.x - MEAN) / STD).float()[:, None], torch.from_numpy(data.y)
+    return tuple((x[rows], y[rows]) for rows in (data.split["train"][:train], data.split["test"][:test]))
+
+
 class ConvNet(nn.Module):
     """Three stages of convolution, batch normalisation, ReLU and pooling; the mean over all places; a linear head."""
 
@@ -53,8 +61,8 @@ class ConvNet(nn.Module):
         return self.head(self.stage3(self.stage2(self.stage1(x))).mean((2, 3)))
 
 
-def train_digits(method, settings, seed, epochs=60):
-    (x, y), _ = digits()
+def train_images(data, method, settings, seed, epochs=60):
+    x, y = data
     torch.manual_seed(seed)
     model = ConvNet()
     nfm = NoisyFeatureMixup.named(
@@ -74,9 +82,8 @@ def train_digits(method, settings, seed, epochs=60):
     return model.eval()
 
 
-def measure(model):
+def measure(model, test):
     """Clean accuracy, under white noise (standardised units), salt and pepper, PGD (pixel units), and ECE."""
-    _, test = digits()
     low, high = -MEAN / STD, (1 - MEAN) / STD
     white = robustness_curve(model, test, "white", levels=[0.0, 0.3, 0.6, 0.9, 1.2], repeats=3)
     salt = robustness_curve(model, test, "salt_pepper", levels=[0.05, 0.1, 0.2], repeats=3, bounds=(low, high))
@@ -86,7 +93,7 @@ def measure(model):
     pixels = ((test[0] * STD + MEAN).clamp(0, 1), test[1])
     inside = lambda x: model((x - MEAN) / STD)  # noqa: E731
     for eps in (0.05, 0.1):
-        row[f"PGD {eps:g}"] = robust_accuracy(inside, pixels, norm="linf", eps=eps, steps=20, batch_size=997)
+        row[f"PGD {eps:g}"] = robust_accuracy(inside, pixels, norm="linf", eps=eps, steps=20, batch_size=500)
     with torch.no_grad():
         row["ECE"] = calibration(model(test[0]).softmax(1), test[1]).ece
     return row
@@ -170,21 +177,35 @@ def run_circles(seeds, picture):
         figure.savefig(picture, dpi=110)
 
 
+def run_images(what, seeds):
+    train, test = digits() if what == "digits" else fashion()
+    rows, corrupted = {}, {}
+    for label, (method, settings) in METHODS.items():
+        found = []
+        for seed in range(seeds):
+            model = train_images(train, method, settings, seed, 60 if what == "digits" else 12)
+            found.append(measure(model, test))
+            if what == "fashion" and seed == 0:
+                pixels = ((test[0] * STD + MEAN).clamp(0, 1), test[1])
+                corrupted[label] = corruption_errors(lambda x, model=model: model((x - MEAN) / STD), pixels)
+        rows[label] = mean_rows(found)
+        if label in corrupted:
+            rows[label]["corruptions"] = 1 - corrupted[label].mean_error
+            rows[label]["mCE"] = corrupted[label].mce(corrupted["baseline"])
+    table(rows)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["digits", "circles"])
+    parser.add_argument("what", choices=["digits", "fashion", "circles"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--picture")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.what == "circles":
         run_circles(options.seeds, options.picture)
-        return
-    rows = {}
-    for label, (method, settings) in METHODS.items():
-        rows[label] = mean_rows([measure(train_digits(method, settings, seed)) for seed in range(options.seeds)])
-        assert all(math.isfinite(v) for v in rows[label].values())
-    table(rows)
+    else:
+        run_images(options.what, options.seeds)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ spec.loader.exec_module(runs)
 @pytest.mark.slow
 @pytest.mark.telling
 def test_noisy_feature_mixup_makes_digits_robust():
-    _, test = runs.digits()
+    train, test = runs.digits()
     gains = {"NFM (0.4, 0.2)": [], "NFM (1.0, 0.5)": []}
     clean = {name: [] for name in gains}
     for seed in (0, 1):
         found = {
             name: robustness_curve(
-                runs.train_digits(*runs.METHODS[name], seed), test, levels=[0.0, 0.9], repeats=2
+                runs.train_images(train, *runs.METHODS[name], seed), test, levels=[0.0, 0.9], repeats=2
             ).accuracy
             for name in ("baseline", *gains)
         }

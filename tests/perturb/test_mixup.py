@@ -422,6 +422,28 @@ def test_compiled_without_graph_breaks():
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3
 
 
+def test_a_compiled_part_inside_a_checkpoint_replays_its_draw():
+    class Outer(nn.Module):
+        def __init__(self, compiled):
+            super().__init__()
+            self.body, self.head = net(), nn.Linear(3, 3, bias=False).double()
+            nn.init.eye_(self.head.weight)
+            self.run = [torch.compile(self.body, backend="aot_eager") if compiled else self.body]
+
+        def forward(self, x):
+            return self.head(checkpoint(self.run[0], x, use_reentrant=False))
+
+    x, y = batch()
+    found = []
+    for compiled in (False, True):
+        nfm = NoisyFeatureMixup(Outer(compiled), ["body.2"], generator=stream(3))
+        output, target = nfm(x, y)
+        target.loss(output).backward()
+        found.append([p.grad for p in nfm.model.parameters()])
+    for a, b in zip(*found):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
 def test_autocast_keeps_labels_and_the_feature_dtype():
     x, y = batch(dtype=torch.float32)
     nfm = NoisyFeatureMixup(net(dtype=torch.float32), ["0"], generator=stream())
