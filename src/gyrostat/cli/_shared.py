@@ -39,6 +39,17 @@ def out_folder(path: Path, force: bool, finished: str) -> Path:
     return path
 
 
+def page_file(path: Path, force: bool) -> Path:
+    """Where a single HTML page goes; refuses a folder, another ending, and a page that exists unless ``force``."""
+    if path.is_dir():
+        raise ArgumentError(f"--out {path}: is a folder; name a file such as {path / 'page.html'}")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ArgumentError(f"--out {path}: must end in .html")
+    if path.exists() and not force:
+        raise ArgumentError(f"--out {path}: exists; add --force to replace it, or name another file")
+    return path
+
+
 def facts() -> dict[str, Any]:
     """Versions and the command line, for the end of a report."""
     import numpy

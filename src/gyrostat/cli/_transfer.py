@@ -145,9 +145,8 @@ def _verdict(page: Any, curve: Any) -> None:
 
 
 def _influence(page: Any, closer: dict[str, Any], curve: Any, target: Any) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    from ..report.figures import new_figure, style
+    from ..report.figures import new_figure
+    from ._influence import helpers, same_class
 
     images = closer["images"]
     held = {name: closer[name]["influence"] for name in curve.sources if "influence" in closer[name]}
@@ -156,21 +155,9 @@ def _influence(page: Any, closer: dict[str, Any], curve: Any, target: Any) -> No
     page.heading("Which labelled images decided")
     figure, (ax,) = new_figure(width=6.4, height=2.8)
     for i, (name, found) in enumerate(held.items()):
-        ranks = min(20, len(found.y_train))
-        ax.plot(range(1, ranks + 1), found.same_class(ranks), label=name, **style(i))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set(xlabel="rank of the helpful image", ylabel="share of its class")
+        same_class(ax, found, name, i)
     ax.legend()
-    page.figure(
-        figure,
-        f"How often the r-th most helpful labelled image shows the class of the test image ({max(curve.labels)} labels).",
-    )
+    page.figure(figure, "How often the most helpful labelled image, the second, ... shows the class of the test image.")
     for name, found in held.items():
-        k = min(4, len(found.y_train) // 2)
-        if k:
-            page.figure(
-                found.plot(images[0], images[2], tests=range(min(4, len(found.y_test))), k=k, classes=target.classes),
-                f"{name} source. Grey: test image; green: the labelled images that helped most; red: those that hurt most; "
-                "numbers: predicted change of the test loss without them.",
-            )  # fmt: skip
+        helpers(page, found, images[0], images[2], target.classes, 3, f"{name} source. ")
         page.text(f"{name}: {found.message}.")

@@ -38,21 +38,14 @@ def analyse(
     import json as json_module
 
     from .._checks import Integer, check
-    from .._errors import ArgumentError
     from ..report.page import write_atomically
     from ._analysis import measure, open_run, summary
     from ._analysis_page import build
-    from ._shared import facts, print_json, stderr
+    from ._shared import facts, page_file, print_json, stderr
 
     check({"sequences": Integer(low=2), "repeats": Integer(low=1)}, locals(), "analyse")
-    page_path = out if out is not None else run / "analysis.html"
-    if page_path.is_dir():
-        raise ArgumentError(f"--out {page_path}: is a folder; name a file such as {page_path / 'analysis.html'}")
-    if page_path.suffix.lower() not in (".html", ".htm"):
-        raise ArgumentError(f"--out {page_path}: must end in .html")
+    page_path = page_file(out if out is not None else run / "analysis.html", force)
     opened = open_run(run, data)
-    if page_path.exists() and not force:
-        raise ArgumentError(f"--out {page_path}: exists; add --force to replace it, or name another file")
     with stderr.status("reading the run") if not quiet else _nothing() as status:
 
         def tell(words: str) -> None:

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._errors import ArgumentError
 from ..numerics.krylov import conjugate_gradient
@@ -56,7 +57,7 @@ def complement(C: int, like: Tensor) -> Tensor:
 def head_point(features: Tensor, logits: Tensor, y: Tensor, bias: bool) -> HeadPoint:
     """Samples from the head's input ``(n, d)`` and output ``(n, C)``."""
     p = logits.softmax(1)
-    q = p - torch.nn.functional.one_hot(y, p.shape[1]).to(p)
+    q = p - nn.functional.one_hot(y, p.shape[1]).to(p)
     a = torch.cat([features, torch.ones_like(features[:, :1])], 1) if bias else features
     return HeadPoint(a, q @ complement(p.shape[1], p), p)
 
@@ -158,3 +159,33 @@ def solve_cg(product: Callable[[Tensor], Tensor], shift: float, G: Tensor, tol: 
     """Conjugate gradients on all right-hand sides at once; the residual is the worst of theirs."""
     found = conjugate_gradient(product, G, damping=shift, tol=tol, max_steps=max_steps)
     return Solved(found.x, found.residual, found.iterations, len(G))
+
+
+def fit_head(a: Tensor, y: Tensor, num_classes: int, *, l2: float, max_steps: int = 2000) -> nn.Linear:
+    """The head that minimises (1/n) Σ CE + (l2/2) ‖(W, b)‖², in float64, to a gradient of 1e-8.
+
+    Args:
+        a: ``(n, d)`` features.
+        y: ``(n,)`` labels.
+        num_classes: Outputs.
+        l2: Above 0, which makes the minimum unique.
+        max_steps: Most L-BFGS steps.
+    """
+    head: Any = nn.utils.skip_init(nn.Linear, a.shape[1], num_classes, dtype=torch.float64, device=a.device)
+    for parameter in head.parameters():
+        nn.init.zeros_(parameter)
+    a = a.detach().double()
+    optimizer = torch.optim.LBFGS(
+        head.parameters(), max_iter=max_steps, tolerance_grad=1e-8, tolerance_change=0.0, history_size=30,
+        line_search_fn="strong_wolfe",
+    )  # fmt: skip
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        squares = head.weight.square().sum() + head.bias.square().sum()
+        value = nn.functional.cross_entropy(head(a), y) + l2 / 2 * squares
+        value.backward()
+        return value
+
+    optimizer.step(closure)  # pyright: ignore[reportArgumentType]
+    return head.requires_grad_(False)
