@@ -38,6 +38,11 @@ def test_a_study_and_its_sources_again(here, capsys):
     model, facts = load_source(here / "s" / "source-adversarial-0")
     assert facts["strategy"]["name"] == "adversarial"
     assert model(torch.rand(2, 1, 8, 8)).shape == (2, 26)
+    (here / "letters").mkdir()  # a folder called like a data set is not in the way
+    assert call("transfer letters digits --labels 5000") == 2
+    assert "training images" in capsys.readouterr().err
+    assert call("transfer s/source-natural-0,nowhere digits") == 2
+    assert "nowhere: is no run" in capsys.readouterr().err
     # trained runs are sources, and the same fine-tunings give the same accuracies
     runs = "s/source-natural-0,s/source-adversarial-0"
     line = SMALL.replace("letters:n=104", runs).replace("--out s", "--out u") + " --quiet --json"

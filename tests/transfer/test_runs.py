@@ -47,7 +47,7 @@ def test_an_adversarial_source_needs_fewer_labels(tmp_path):
     study = Study((10, 20, 400), seeds=3, fine_tuning=(("epochs", 60), ("lr", 0.05)))
     found = run_study(letters, digits, study, tmp_path, device="cpu")
     gain = dict(zip(found.curve.labels, found.curve.gain("adversarial", "natural")))
-    # measured: +2.9, +2.8, +0.4 points, means of 3 sources and 4 subsets
+    # measured: +3.8, +3.8, +0.5 points, means of 3 sources and 4 subsets
     assert gain[10][0] > 0.02
     assert gain[20][0] > 0.02
     assert gain[400][0] < gain[10][0]

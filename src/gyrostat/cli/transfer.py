@@ -40,7 +40,7 @@ def transfer(
 
     Args:
         source: Images to learn from: letters, digits, mnist, fashion-mnist, cifar10, with options after a colon such as
-            fashion-mnist:limit=6000; or trained run directories with commas between.
+            fashion-mnist:limit=6000; or trained run directories with commas between (./letters for one called letters).
         target: Images that have few labels.
         labels: Numbers of labels, with commas between.
         adversarial: Attack of the adversarial source, norm:eps:steps, on images in [0, 1].
@@ -68,7 +68,7 @@ def transfer(
     import json as json_module
 
     from .._errors import ArgumentError
-    from ..data.catalogue import open_images
+    from ..data.catalogue import open_images, sources
     from ..report.page import write_atomically
     from ..train.sources import fitted, load_source
     from ..train.transfer import Study, run_study, tensors
@@ -92,8 +92,13 @@ def transfer(
         raise ArgumentError(
             f"--labels: asks for {max(study.labels)}; {opened.name} has {len(opened.split['train'])} training images"
         )
-    runs = {Path(word).name: Path(word) for word in source.split(",") if Path(word).is_dir()}
-    if runs and len(runs) == len(source.split(",")):
+    # a folder that is called like a data set is not meant; ./letters is
+    words = source.split(",") if source.partition(":")[0] not in sources() else []
+    runs = {Path(word).name: Path(word) for word in words if Path(word).is_dir()}
+    if runs and len(runs) < len(words):
+        odd = next((w for w in words if not Path(w).is_dir()), words[-1])
+        raise ArgumentError(f"{odd}: is no run directory, or another has its name; name runs with commas between")
+    if runs:
         models = {name: load_source(path)[0] for name, path in runs.items()}
         channels = {next(m.parameters()).shape[1] for m in models.values()}
         if len(channels) > 1:

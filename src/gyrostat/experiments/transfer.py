@@ -40,7 +40,7 @@ RECIPES = [
         "A source trained against an adversary transfers better to few labels",
         "2007.05869",
         measure=_measure,
-        scales={"smoke": "20 seconds", "small": "2 minutes"},
+        scales={"smoke": "20 seconds", "small": "1 minute"},
         known_for=(
             "adversarial over natural: points, 100 labels",
             Reference(15.1, "released log: MNIST from ImageNet"),
