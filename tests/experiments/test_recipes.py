@@ -24,7 +24,7 @@ def trainings():
 @pytest.mark.parametrize("recipe", trainings(), ids=lambda r: r.name)
 def test_every_setting_of_a_recipe_can_be_used(recipe, tmp_path):
     assert set(recipe.scales) <= set(SCALES)
-    assert recipe.headline() is not None
+    assert recipe.headline() is not None or "No number stands beside ours" in recipe.note
     for scale in recipe.scales:
         for job in recipe.jobs(scale, tmp_path):
             TrainConfig(**job.train)
@@ -46,6 +46,7 @@ def test_the_published_numbers_and_settings_are_those_of_the_spec():
         ("lem-ncifar", 3.22e-3, 0.44, 128, 0.605),
         ("lem-eigenworms", 6.09e-3, 1.7e-4, 32, 0.923),
         ("lem-heart-rate", 2.11e-3, 0.2371, 128, 0.8539),
+        ("lem-google12", 8.9e-4, 1.0, 128, 0.9567),
         ("lipschitz-smnist", 3e-3, 0.03, 128, 0.994),
         ("lipschitz-psmnist", 3.5e-3, 0.03, 128, 0.963),
         ("noisy-smnist", 1e-3, 0.01, 128, 0.991),

@@ -27,7 +27,7 @@ RECIPES = [
             _arm("vector field, free", "vector_field", {}, 0.071),
         ),
         scales={
-            "smoke": Scale("1 minute", "copy:blanks=30,symbols=5,n=12000", 64,
+            "smoke": Scale("15 seconds", "copy:blanks=30,symbols=5,n=12000", 64,
                            train={"batch_size": 32, "lr": 1e-3, "epochs": 1, "max_steps": 300}),
             "small": Scale("10 minutes", "copy:blanks=100,n=20000", 128,
                            train={"batch_size": 64, "lr": 5e-4, "epochs": 5, "max_steps": 1000}),

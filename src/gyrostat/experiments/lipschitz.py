@@ -59,6 +59,6 @@ RECIPES = [
             _digits("Antisymmetric RNN", "antisymmetric", {"dt": 0.1, "gamma": 1e-3}, 0.953, 0.920, 0.822, 0.663),
             _digits("Elman RNN", "elman", {}, 0.969, 0.939, 0.826, 0.651),
         ),
-        scales={"smoke": Scale("2 minutes"), "small": Scale("6 minutes", seeds=3)},
+        scales={"smoke": Scale("20 seconds"), "small": Scale("1 minute", seeds=3)},
     ),
 ]  # fmt: skip

@@ -69,6 +69,6 @@ RECIPES = [
             _digits("additive 0.10, multiplicative 0.02", "noisy", _short(0.1, 0.02), 0.969, 0.963, 0.895, 0.778,
                     re=-0.059, sym=0.367, sigma=2.29),
         ),
-        scales={"smoke": Scale("1 minute"), "small": Scale("4 minutes", seeds=3)},
+        scales={"smoke": Scale("20 seconds"), "small": Scale("1 minute", seeds=3)},
     ),
 ]  # fmt: skip

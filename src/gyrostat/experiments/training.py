@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -173,7 +174,8 @@ def measure(name: str, model: Any, data: Any, result: dict[str, Any]) -> float |
     """One quantity of a trained model, ``None`` where the model has no such thing.
 
     Args:
-        name: ``test accuracy``, ``test RMSE``, ``test MSE``, ``test cross-entropy``, ``best validation RMSE``, ``steps``,
+        name: ``test accuracy``, ``test RMSE``, ``test MSE``, ``test cross-entropy``,
+            ``bits per character``, ``best validation RMSE``, ``steps``,
             ``parameters``, ``accuracy, white noise LEVEL``, ``max Re λ(A)``, ``λmax(A sym)``, ``σmax(W)``.
         model: The trained model.
         data: What it was trained on.
@@ -187,6 +189,7 @@ def measure(name: str, model: Any, data: Any, result: dict[str, Any]) -> float |
         "test MSE": lambda: result["test_loss"],
         "test cross-entropy": lambda: result["test_loss"],
         "best validation RMSE": lambda: min(row["valid_score"] for row in result["history"]),
+        "bits per character": lambda: result["test_loss"] / math.log(2),
         "parameters": lambda: result["parameters"],
         "steps": lambda: result["steps"],
     }
