@@ -2,7 +2,7 @@
 
 ``find(cell, dtype, device)`` answers with a runner, which has the signature of ``recurrent._loop.run_cell``, or with the
 reason in words why there is none. What runs on a device is one of the operators of ``ops``, for which that device has a
-kernel: ``native`` for the CPU. A cell enters an operator through its plan (``plans``).
+kernel: ``native`` for the CPU, ``gpu`` for CUDA. A cell enters an operator through its plan (``plans``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SAID: set[str] = set()
 
 def find(cell: Cell, dtype: torch.dtype, device: torch.device) -> tuple[Runner | None, str]:
     """The fused runner of ``cell`` for this type and device and what it runs on, or ``None`` and the reason why not."""
-    from . import native, plans
+    from . import gpu, native, plans
     from .run import run_fused
 
     if os.environ.get("GYROSTAT_BACKEND") == "reference":
@@ -31,10 +31,12 @@ def find(cell: Cell, dtype: torch.dtype, device: torch.device) -> tuple[Runner |
     _, reason = plans.plan(cell)
     if reason:
         return None, reason
-    kernels = {"cpu": native.available}
-    if device.type not in kernels:
+    if device.type == "cuda":
+        found, reason = gpu.available(cell, dtype)
+        return (run_fused if found else None), reason
+    if device.type != "cpu":
         return None, f"there is no fused kernel for the device {device.type!r}"
-    found, reason = kernels[device.type]()
+    found, reason = native.available()
     if not found:
         _say_once(reason)
         return None, reason

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ...numerics.tableau import tableau
-from . import native, twin
+from . import gpu, native, twin
 from .shapes import LIMIT, lem_slots, lipschitz_slots, sequence_shape, stash_shape
 
 _TENSORS = {
@@ -191,3 +191,4 @@ torch.library.register_autograd("gyrostat::lem", _backward("lem", 9, 2, twin.lem
 
 for _name in ("lipschitz", "lipschitz_backward", "lem", "lem_backward"):
     _LIB.impl(_name, getattr(native, _name), "CPU")
+    _LIB.impl(_name, gpu.kernel(_name), "CUDA")
