@@ -42,8 +42,12 @@ def fashion(train=4000, test=1000):
     from gyrostat.data.catalogue import open_data
 
     data = open_data("fashion-mnist:layout=rows")
-    x, y = torch.from_numpy((data.x - MEAN) / STD).float()[:, None], torch.from_numpy(data.y)
-    return tuple((x[rows], y[rows]) for rows in (data.split["train"][:train], data.split["test"][:test]))
+
+    def part(rows):
+        x = torch.as_tensor(data.x[rows], dtype=torch.float32)[:, None]
+        return (x - MEAN) / STD, torch.as_tensor(data.y[rows])
+
+    return part(data.split["train"][:train]), part(data.split["test"][:test])
 
 
 class ConvNet(nn.Module):
