@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .._errors import ArgumentError, DataError, NonFiniteError
 from .._rng import torch_stream
+from .laws import one_over_f
 
 BASES = ("uniform", "gauss_minmax", "gray", "black", "procedural")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
@@ -48,7 +49,6 @@ def _procedural(n: int, shape: tuple[int, ...], stream: torch.Generator) -> Tens
         raise ArgumentError(f"titrate: base 'procedural' draws images (C, H, W), not inputs of shape {shape}")
     C, H, W = shape
     rows, columns = torch.linspace(0, 1, H)[:, None], torch.linspace(0, 1, W)[None]  # (H, 1), (1, W)
-    radius = (torch.fft.fftfreq(H)[:, None] ** 2 + torch.fft.fftfreq(W)[None] ** 2).sqrt().clamp_min(1 / max(H, W))
 
     def unit(*size: int) -> Tensor:
         return torch.rand(*size, generator=stream)
@@ -56,8 +56,7 @@ def _procedural(n: int, shape: tuple[int, ...], stream: torch.Generator) -> Tens
     images = []
     for i in range(n):
         if i % 4 == 0:  # 1/f noise, the spectrum of natural images
-            spectrum = torch.fft.fft2(torch.randn(C, H, W, generator=stream)) / radius
-            x = torch.fft.ifft2(spectrum).real  # (C, H, W)
+            x = one_over_f(1, shape, stream)[0]  # (C, H, W)
             x = (x - x.amin()) / (x.amax() - x.amin()).clamp_min(1e-12)
         elif i % 4 == 1:
             slope = unit(2, C, 1, 1) * 2 - 1

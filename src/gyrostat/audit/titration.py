@@ -8,7 +8,7 @@
 Source: Erichson, Taylor, Wu, Mahoney, Noise-Response Analysis of Deep Neural Networks Quantifies Robustness and
 Fingerprints Structural Malware, SDM 2021, arXiv:2008.00123.
 Differs from the released code: the valid range clips (``paper=True`` does not); one draw η serves every level and every
-model; classes are counted apart, which is what shows the target.
+model; classes are counted apart, which is what shows the target; η may follow another law (``laws.py``).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from torch import Tensor
 from .._checks import Integer, OneOf, Real, check
 from .._errors import ArgumentError, DataError, ShapeError
 from .._results import Result
-from .._rng import torch_stream
 from .bases import BASES, data_free, given
+from .laws import LAWS, draw_noise
 from .predictor import OUTPUTS, Predictor
 
 SIGMAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0)
@@ -42,7 +42,6 @@ PAPER = {
     "clip": None,
 }
 KINDS = ("gated", "conditional", "raw", "flip")
-_BLOCK = 32  # images that share one stream of noise, so that the batch size never changes a draw
 _RULES = {
     "n": Integer(1),
     "base": OneOf(BASES),
@@ -50,6 +49,7 @@ _RULES = {
     "outputs": OneOf(OUTPUTS),
     "kind": OneOf(KINDS),
     "units": OneOf(("range", "std")),
+    "noise_law": OneOf(tuple(LAWS)),
     "batch_size": Integer(1),
     "reps": Integer(1),
     "seed": Integer(0),
@@ -207,6 +207,7 @@ def titrate(
     kind: str = "gated",
     preprocess: Callable[[Tensor], Tensor] | None = None,
     labels: Any = None,
+    noise_law: str = "white",
     noise: Tensor | None = None,
     batch_size: int = 256,
     device: Any = None,
@@ -232,6 +233,7 @@ def titrate(
         kind: Which curve ``score`` means: ``gated``, ``conditional``, ``raw``, ``flip``.
         preprocess: Applied after clipping (normalisation).
         labels: ``(N,)`` true classes; an input then counts as changed where the answer differs from its label.
+        noise_law: What is poured in: ``white``, or for images ``smooth``, ``waves``, ``patches``, ``blobs``.
         noise: Unit normals of your own, ``(N, ...)`` or one per level ``(S, N, ...)``.
         batch_size: Inputs per call; it does not change the result.
         device: Where batches go; by default where the module is.
@@ -291,7 +293,7 @@ def titrate(
             before = asker.ask(clean if clip is None else clean.clamp(*clip))[0] if truth is None else truth[rows]
             for rep in range(reps):
                 eta = (
-                    _noise(seed, rep, rows, x.shape[1:])
+                    draw_noise(noise_law, seed, rep, rows, x.shape[1:])
                     if noise is None
                     else noise[..., rows, *[slice(None)] * (x.ndim - 1)]
                 )
@@ -307,7 +309,7 @@ def titrate(
         "base": base, "base_sha256": content, "input_shape": list(x.shape[1:]), "n": N, "reps": reps, "seed": seed,
         "sigmas": sigmas.tolist(), "gammas": gammas.tolist(), "clip": None if clip is None else list(map(float, clip)),
         "units": units, "temperature": temperature, "outputs": asker.outputs, "labels": labels is not None,
-        "noise": "given" if noise is not None else "white", "classes": counts.shape[1],
+        "noise": "given" if noise is not None else noise_law, "classes": counts.shape[1],
     }  # fmt: skip
     return TitrationCurve(
         sigmas, gammas, N * reps, counts.shape[1], counts, flipped, confident, both, kind, settings,
@@ -328,12 +330,6 @@ def _grid(name: str, values: Any, high: float) -> np.ndarray:
         limit = "" if high == np.inf else f" and < {high:g}"
         raise ArgumentError(f"titrate: {name} must be increasing numbers >= 0{limit}, got {values!r}")
     return grid
-
-
-def _noise(seed: int, rep: int, rows: slice, shape: Any) -> Tensor:
-    first, last = rows.start // _BLOCK, (rows.stop - 1) // _BLOCK
-    blocks = [torch.randn(_BLOCK, *shape, generator=torch_stream(seed, "eta", rep, b)) for b in range(first, last + 1)]
-    return torch.cat(blocks)[rows.start - first * _BLOCK : rows.stop - first * _BLOCK]  # (B, ...)
 
 
 class _Tally:
