@@ -32,7 +32,7 @@ _RULES = {
     "net": OneOf(NETS),
     "attack": OneOf(ATTACKS),
     "seed": Integer(0),
-    "rate": Real(0, 1, closed="right"),
+    "rate": Real(0, 1),
 }
 
 
@@ -45,7 +45,7 @@ class Recipe:
         net: ``plain``, ``batchnorm`` (small CNNs), ``recurrent`` (a GRU over the rows).
         attack: One of ``ATTACKS``; ``clean`` poisons nothing.
         seed: Of the weights, the order, the poisoned images and the trigger; the target is seed mod 10.
-        rate: Share of the training images that is poisoned, by default .1, or .3 for ``all-to-all``; for
+        rate: Share of the training images that is poisoned; 0 means .1, or .3 for ``all-to-all``; for
             ``label-consistent`` the share of the target class, .8.
     """
 
@@ -53,10 +53,10 @@ class Recipe:
     net: str = "plain"
     attack: str = "clean"
     seed: int = 0
-    rate: float | None = None
+    rate: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.rate is None:
+        if self.rate == 0:
             object.__setattr__(self, "rate", {"all-to-all": 0.3, "label-consistent": 0.8}.get(self.attack, 0.1))
         check(_RULES, asdict(self), "Recipe")
 
