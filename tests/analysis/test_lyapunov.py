@@ -13,6 +13,7 @@ from gyrostat.analysis.bounds import gain_bounds, lem_bounds
 from gyrostat.analysis.lyapunov import input_jacobian, lyapunov_exponents, state_jacobians
 from gyrostat.analysis.margin import margin_lower_bound
 from gyrostat.analysis.stability import stability_certificate
+from gyrostat.numerics.operators import flow
 from gyrostat.recurrent.lem import LEM
 from gyrostat.recurrent.lipschitz import LipschitzRNN
 from tests.conftest import load_golden
@@ -158,8 +159,8 @@ def test_lem_keeps_its_promises(seed, H, dt, scale):
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 999), n=st.integers(2, 8))
-def test_the_gain_of_a_vector_field_stays_between_its_bounds(seed, n):
+@given(seed=st.integers(0, 999), n=st.integers(2, 8), method=st.sampled_from(["cayley", "taylor:1", "taylor:4"]))
+def test_the_gain_of_a_vector_field_stays_between_its_bounds(seed, n, method):
     g = np.random.default_rng(seed)
     mu = g.uniform(0.5, 2, n)
     S = g.normal(size=(n, n))
@@ -174,6 +175,12 @@ def test_the_gain_of_a_vector_field_stays_between_its_bounds(seed, n):
     assert float(values[0]) <= bounds.high + 1e-10
     assert bounds.high == pytest.approx(math.exp(-0.5 * float(bounds.divergence.min())), rel=1e-10)
     assert float(torch.linalg.slogdet(E).logabsdet) == pytest.approx(bounds.log_determinant, abs=1e-9)
+    other, E = gain_bounds(D, mu, method=method), flow(torch.tensor(D), method)
+    values = torch.linalg.svdvals(torch.tensor(root)[:, None] * E / torch.tensor(root))
+    slack = 1e-9 * (1 + float(values[0]))
+    assert other.low - slack <= float(values[-1])
+    assert float(values[0]) <= other.high + slack
+    assert float(torch.linalg.slogdet(E).logabsdet) == pytest.approx(other.log_determinant, abs=1e-9)
 
 
 @settings(max_examples=15, deadline=None)
