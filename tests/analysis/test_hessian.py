@@ -193,6 +193,16 @@ def test_a_linear_drift_has_no_P_and_a_batch_is_the_mean_of_its_members():
     assert result.Q.item() == pytest.approx(np.mean(alone), rel=1e-12)
 
 
+def test_without_a_drift_Q_is_the_trace_of_the_loss_times_the_time():
+    x, h = torch.zeros(6, 1), torch.randn(4, dtype=F64)
+    loss = lambda h: (h**4).sum()  # noqa: E731
+    H = torch.autograd.functional.hessian(loss, h)
+    steps = torch.rand(6, dtype=F64) + 0.1
+    result = explicit_regularizer(lambda h, x: 0 * h, loss, x.double(), h, dt=steps, sigma1=0.6, sigma2=0.0)
+    assert result.Q.item() == pytest.approx(0.36 * float(steps.sum()) * float(H.trace()), rel=1e-12)
+    assert abs(result.P.item()) < 1e-14
+
+
 def test_the_monte_carlo_excess_loss_is_predicted_and_falls_with_the_square_of_epsilon():
     d, f, loss, options = golden_regularizer("noisy_regularizer")
     predicted = explicit_regularizer(f, loss, d["x"], d["h0"], **options).value.item()

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -315,3 +317,9 @@ def test_an_edge_list_travels_with_the_weights():
     x = torch.randn(3, 2, 2, dtype=F64)
     assert torch.equal(ours(x)[0], theirs(x)[0])
     assert ours.bfloat16().edges_l0.dtype == torch.long
+
+
+def test_the_page_runs():
+    page = (Path(__file__).parents[2] / "docs" / "vector_field.md").read_text()
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(block, "vector_field.md", "exec"), {})
