@@ -154,6 +154,16 @@ def test_named_graphs():
         assert VectorFieldRNN(1, n, geometry="free", divergence="zero")(torch.zeros(2, 1, 1))[0].shape == (2, 1, n)
 
 
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_a_layer_can_be_made_under_another_default_device(geometry):
+    with torch.device("meta"):
+        layer = VectorFieldRNN(2, 6, geometry=geometry)
+    assert {p.device.type for p in [*layer.parameters(), *layer.buffers()]} == {"meta"}
+    layer = layer.to_empty(device="cpu")
+    layer.reset_parameters()
+    close(m_norms(layer), torch.ones(6), rtol=1e-4, atol=1e-4)
+
+
 def test_bad_geometries_are_refused():
     G, P, alpha = torch.tensor([[-1.0, 1, 0], [0, -1, 1]]), torch.tensor([[0.5, 0.5, 0], [0, 0.5, 0.5]]), torch.ones(2)
     line = LatentGeometry(G, P, alpha)

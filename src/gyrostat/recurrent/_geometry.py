@@ -148,6 +148,12 @@ def choose(geometry: Any, n: int, n_cells: int | None) -> CompletePlace:
     """
     if n_cells is not None and not (isinstance(geometry, str) and geometry == "free"):
         raise ArgumentError("VectorFieldRNN: n_cells must be None unless geometry='free'")
+    # what is decided from values is decided on the CPU, whatever the default device
+    with torch.device("cpu"):
+        return _choose(geometry, n, n_cells)
+
+
+def _choose(geometry: Any, n: int, n_cells: int | None) -> CompletePlace:
     if isinstance(geometry, LatentGeometry):
         return FixedPlace(n, geometry)
     if not isinstance(geometry, str):
