@@ -31,6 +31,7 @@ template <class T> class Lem : Batch<gy_lem> {
     T *y = nullptr, *z = nullptr, *slots = nullptr;
     long step = 0, slot = 0;
     int t0 = 0;
+    bool away = false;  // read again only after everything else
     T* at(int s, int t) const { return slots + s * slot + (t - t0) * step; }
     T* state(T* base, int t) const { return base + (t - t0) * step; }
   };
@@ -125,7 +126,7 @@ template <class T> class Lem : Batch<gy_lem> {
     tape.step = long(step);
     if (g.wanted > 0) tape.y = (T*)g.ys + at;
     if (g.wanted > 1) tape.z = (T*)g.zs + at;
-    if (g.save == FULL) tape.slots = stash + at, tape.slot = long(slot), kept_states(tape, stash + at, slot);
+    if (g.save == FULL) tape.slots = stash + at, tape.slot = long(slot), tape.away = true, kept_states(tape, stash + at, slot);
     State s = {in(g.y0) + at, in(g.z0) + at};
     if (g.save == LOW) {
       const size_t blocks = (g.T + g.block - 1) / g.block;
@@ -151,6 +152,8 @@ template <class T> class Lem : Batch<gy_lem> {
     if (g.wanted < 1) tape.y = stash + (KEPT + 1) * slot;
   }
 
+  static void keep(const Tape& tape, T* p, V v, int n) { tape.away ? store_away(p, v, n) : store(p, v, n); }
+
   State run(Worker& w, int r0, int n, int t0, int t1, State s, const Tape& tape) const {
     const size_t size = size_t(n) * H;
     w.ping.resize(4 * size), w.gate.resize(size);
@@ -174,8 +177,8 @@ template <class T> class Lem : Batch<gy_lem> {
             store(nz + at, active(t, r0 + r) ? moved : z, m);
             store(gate + at, s2, m);
             if (tape.slots) {
-              store(tape.at(S1, t) + at, s1, m);
-              store(tape.at(C, t) + at, cz, m);
+              keep(tape, tape.at(S1, t) + at, s1, m);
+              keep(tape, tape.at(C, t) + at, cz, m);
             }
           }
       });
@@ -189,7 +192,7 @@ template <class T> class Lem : Batch<gy_lem> {
             const V y = load(s.y + at, m);
             const V moved = y + dt(t, r0 + r, c, m) * load(gate + at, m) * (e - y);
             store(ny + at, active(t, r0 + r) ? moved : y, m);
-            if (tape.slots) store(tape.at(E, t) + at, e, m);
+            if (tape.slots) keep(tape, tape.at(E, t) + at, e, m);
           }
       });
       s = {ny, nz};

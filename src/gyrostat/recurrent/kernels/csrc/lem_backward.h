@@ -98,8 +98,8 @@ void add_to(const Buffer<T>& G, const Panels<T>& b, int j, int first, int R, con
 
 // y+ = y + d s2 (e - y): parts y and 2
 void of_y(Worker& w, int t, int r0, int n, const State& before, const Tape& tape) const {
-  for (int column = 0; column < columns; ++column)
-    for (int r = 0; r < n; ++r) {
+  for (int r = 0; r < n; ++r)
+    for (int column = 0; column < columns; ++column) {
       const int c = column * L, m = H - c;
       const size_t at = size_t(r) * H + c;
       T* G = w.Gy.get() + size_t(r) * wide + c;
@@ -119,8 +119,8 @@ void of_y(Worker& w, int t, int r0, int n, const State& before, const Tape& tape
 
 // z+ = z + d s1 (c - z), with what came through y+: parts z and 1
 void of_z(Worker& w, int t, int r0, int n, const State& before, const Tape& tape) const {
-  for (int column = 0; column < columns; ++column)
-    for (int r = 0; r < n; ++r) {
+  for (int r = 0; r < n; ++r)
+    for (int column = 0; column < columns; ++column) {
       const int c = column * L, m = H - c;
       const size_t at = size_t(r) * H + c;
       T* G = w.Gz.get() + size_t(r) * wide + c;

@@ -1,8 +1,6 @@
 // Every cell with one state:  h+ = h + dt f  (or f),   f = (A h + phi(W h + u)) * sigmoid(W h + v),   u, v = U x + b,
 // explicit Runge-Kutta with u held, noise from a counter. Panels: [A W] of h, [u v] of x.
 #pragma once
-#include <cmath>
-
 #include "batch.h"
 #include "philox.h"
 #include "ring.h"
@@ -31,6 +29,7 @@ template <class T> class Lipschitz : Batch<gy_lipschitz> {
   const bool linear, each_f;
   const int each;  // kept per stage: phi, gate, f before the gate
   const int columns, wide;
+  const V root_of_step;
   Panels<T> wh, wx, bh, bx;
 
   // Where the states and what the backward pass reads are kept: the stash, or one block of a thread.
@@ -38,6 +37,7 @@ template <class T> class Lipschitz : Batch<gy_lipschitz> {
     T *h = nullptr, *slots = nullptr;
     long step = 0, slot = 0;  // from step to step and from slot to slot
     int t0 = 0;
+    bool away = false;  // read again only after everything else
     T* state(int t) const { return h + (t - t0) * step; }
     T* at(int s, int t) const { return slots + s * slot + (t - t0) * step; }
   };
@@ -52,7 +52,7 @@ template <class T> class Lipschitz : Batch<gy_lipschitz> {
   explicit Lipschitz(const gy_lipschitz& args)
       : Base(args), H(int(g.H)), F(int(g.F)), S(int(g.stages)), P(g.A ? 2 : 1), I(g.gated ? 2 : 1), linear(g.A),
         each_f(linear && (g.gated || g.learns_dt)), each(1 + int(g.gated) + each_f), columns(Panels<T>::vectors(H)),
-        wide(columns * L) {}
+        wide(columns * L), root_of_step(root(splat<T>(T(g.step)))) {}
 
   void forward() {
     pack_forward();
@@ -129,15 +129,11 @@ template <class T> class Lipschitz : Batch<gy_lipschitz> {
       default: return t != T(0) ? splat<T>(1) : V{};
     }
   }
+  V root_dt(V d) const { return g.dt ? root(d) : root_of_step; }
   V dt(int t, int row, int c, int n) const {
     if (!g.dt) return splat<T>(T(g.step));
     return g.dt_rows ? splat<T>(in(g.dt)[t * g.B + row]) : load(in(g.dt) + c, n);
   }
-  static V root(V v) {
-    for (int i = 0; i < L; ++i) v[i] = std::sqrt(v[i]);
-    return v;
-  }
-
   // Noise of a step: Gaussians (sde), or what is added and what multiplies the drift; rows of noise_room(H) each.
   void draw_noise(Worker& w, int t, int r0, int n) const {
     const int room = noise_room(H);
@@ -186,7 +182,7 @@ template <class T> class Lipschitz : Batch<gy_lipschitz> {
     T* stash = (T*)g.stash;
     if (g.wanted) tape.h = (T*)g.sequence + at;
     if (g.save == FULL) {
-      tape.slots = stash + at, tape.slot = long(slot);
+      tape.slots = stash + at, tape.slot = long(slot), tape.away = true;
       if (!g.wanted) tape.h = stash + size_t(S * each + S - 1) * slot + at;
     }
     const T* h = in(g.h0) + at;
@@ -205,40 +201,37 @@ template <class T> class Lipschitz : Batch<gy_lipschitz> {
     std::memcpy((T*)g.last + at, h, sizeof(T) * n * H);
   }
 
+  static void keep(const Tape& tape, T* p, V v, int n) { tape.away ? store_away(p, v, n) : store(p, v, n); }
+
   // Steps t0..t1-1 of n rows from r0 on; the states go to the tape, or only the last one survives.
   const T* run(Worker& w, int r0, int n, int t0, int t1, const T* h, const Tape& tape) const {
     const size_t size = size_t(n) * H;
     if (!tape.h) w.ping.resize(2 * size);
-    if (S > 1) w.k.resize(size * S), w.stage.resize(size);
+    if (S > 1) w.k.resize(size * S), w.stage.resize(2 * size);
     for (int t = t0; t < t1; ++t) {
       T* next = tape.h ? tape.state(t) : w.ping.get() + (t & 1) * size;
       if (g.noise) draw_noise(w, t, r0, n);
+      const T* from = h;
       for (int i = 0; i < S; ++i) {
-        const T* from = h;
-        if (i) {
-          T* to = tape.slots ? tape.at(S * each + i - 1, t) : w.stage.get();
-          stage_input(w, i, t, r0, n, h, to);
-          from = to;
-        }
-        stage(w, i, t, r0, n, from, h, next, tape);
+        // the input of the next stage
+        T* to = i + 1 == S ? nullptr : tape.slots ? tape.at(S * each + i, t) : w.stage.get() + (i & 1) * size;
+        stage(w, i, t, r0, n, from, to, h, next, tape);
+        from = to;
       }
       h = next;
     }
     return h;
   }
 
-  void stage_input(const Worker& w, int i, int t, int r0, int n, const T* h, T* to) const {
-    for (int r = 0; r < n; ++r)
-      for (int c = 0; c < H; c += L) {
-        const size_t at = size_t(r) * H + c;
-        V s{};
-        for (int l = 0; l < i; ++l)
-          if (g.a[i * 4 + l] != 0) s += T(g.a[i * 4 + l]) * load(w.k.get() + size_t(l) * n * H + at, H - c);
-        store(to + at, load(h + at, H - c) + dt(t, r0 + r, c, H - c) * s, H - c);
-      }
+  // whether the slope of stage i is read after the input of stage i + 1 is made
+  bool kept(int i) const {
+    bool found = g.b[i] != 0;
+    for (int l = i + 2; l < S; ++l) found |= g.a[l * 4 + i] != 0;
+    return found;
   }
 
-  void stage(const Worker& w, int i, int t, int r0, int n, const T* from, const T* h, T* next, const Tape& tape) const {
+  void stage(const Worker& w, int i, int t, int r0, int n, const T* from, T* to, const T* h, T* next,
+             const Tape& tape) const {
     const int room = noise_room(H);
     const T* x = in(g.x) + (size_t(t) * g.B + r0) * F;
     alignas(64) V inputs[MOST];
@@ -257,24 +250,28 @@ template <class T> class Lipschitz : Batch<gy_lipschitz> {
           const V p = phi(Wh + u[0], c, m);
           const V q = linear ? a[0] + p : p;
           V f = q;
-          if (tape.slots) store(tape.at(i * each, t) + at, p, m);
+          if (tape.slots) keep(tape, tape.at(i * each, t) + at, p, m);
           if (g.gated) {
             const V s = sigmoid<T>(Wh + u[wx.G]);
             f = q * s;
             if (tape.slots) store(tape.at(i * each + 1, t) + at, s, m);
           }
           if (each_f && tape.slots) store(tape.at(i * each + each - 1, t) + at, q, m);
-          if (i + 1 < S) {
-            store(w.k.get() + size_t(i) * n * H + at, f, m);
+          const V old = load(h + at, m);
+          if (to) {
+            if (kept(i)) store(w.k.get() + size_t(i) * n * H + at, f, m);
+            V s = T(g.a[(i + 1) * 4 + i]) * f;
+            for (int l = 0; l < i; ++l)
+              if (g.a[(i + 1) * 4 + l] != 0) s += T(g.a[(i + 1) * 4 + l]) * load(w.k.get() + size_t(l) * n * H + at, m);
+            store(to + at, old + dt(t, r0 + r, c, m) * s, m);
             continue;
           }
-          const V old = load(h + at, m);
           V move = f;
           if (g.noise) {
             const T* z = w.noise.get() + size_t(r) * room + c;
             const V d = dt(t, r0 + r, c, m);
             if (g.noise == SDE || g.noise == SCALAR)
-              move = d * f + root(d) * ((T(g.sigma_a) + T(g.sigma_m) * f) * load(z));
+              move = d * f + root_dt(d) * ((T(g.sigma_a) + T(g.sigma_m) * f) * load(z));
             else
               move = d * (load(z + size_t(n) * room) * f) + load(z);
           } else if (g.residual) {

@@ -61,25 +61,20 @@ void unwind(Worker& w, int r0, int n, int t0, int t1, const T* start, const Tape
       w.ring.input(1, in(g.x) + (size_t(t) * g.B + r0) * F, F, n);
       outer_gradients(w, i, t, r0, n);
     }
-    if (S > 1)
-      for (size_t k = 0; k < size_t(n) * wide; k += L) {
-        V s = load(w.E.get() + k);
-        for (int i = 1; i < S; ++i) s += load(w.E.get() + size_t(i) * n * wide + k);
-        store(w.G.get() + k, load(w.G.get() + k) + s);
-      }
     if (g.ddt && g.dt_rows) std::memcpy((T*)g.ddt + size_t(t) * g.B + r0, w.row_dt.get(), sizeof(T) * n);
   }
 }
 
+static void add(T* to, V v) { store(to, load(to) + v); }
+
 // d of all parts of stage i, from G and the gradients E of the inputs of the later stages
 void inner_gradients(Worker& w, int i, int t, int r0, int n, const Tape& tape) const {
   const int room = noise_room(H);
-  for (int column = 0; column < columns; ++column) {
-    const int c = column * L, m = H - c;
-    V inner{}, unit_dt{};
-    for (int r = 0; r < n; ++r) {
+  for (int r = 0; r < n; ++r) {
+    const bool moves = active(t, r0 + r);
+    for (int column = 0; column < columns; ++column) {
+      const int c = column * L, m = H - c;
       const size_t at = size_t(r) * H + c;
-      const bool moves = active(t, r0 + r);
       const V p = load(tape.at(i * each, t) + at, m);
       const V s = g.gated ? load(tape.at(i * each + 1, t) + at, m) : splat<T>(1);
       const V q = each_f ? load(tape.at(i * each + each - 1, t) + at, m) : p;
@@ -99,7 +94,7 @@ void inner_gradients(Worker& w, int i, int t, int r0, int n, const Tape& tape) c
         } else {
           const V z = load(w.noise.get() + size_t(r) * room + c);
           if (g.noise == SDE || g.noise == SCALAR) {
-            const V root_d = root(d);
+            const V root_d = root_dt(d);
             df = weighted * (d + root_d * (T(g.sigma_m) * z));
             if (g.ddt) ddt = weighted * (f + T(0.5) / root_d * ((T(g.sigma_a) + T(g.sigma_m) * f) * z));
           } else {
@@ -123,16 +118,10 @@ void inner_gradients(Worker& w, int i, int t, int r0, int n, const Tape& tape) c
         store(w.ring.at(P, column, r), du);
         store(w.ring.at(P + 1, column, r), dv);
       }
-      if (g.phi == MODRELU) inner += p < T(0) ? -du : du;
-      if (g.ddt) {
-        if (g.dt_rows)
-          w.row_dt[r] += sum<T>(c + L <= H ? ddt : load_some((const T*)&ddt, m));
-        else
-          unit_dt += ddt;
-      }
+      if (w.sum_inner.get()) add(w.sum_inner.get() + c, p < T(0) ? -du : du);
+      if (w.sum_dt.get()) add(w.sum_dt.get() + c, ddt);
+      if (g.ddt && g.dt_rows) w.row_dt[r] += sum<T>(c + L <= H ? ddt : load_some((const T*)&ddt, m));
     }
-    if (w.sum_inner.get()) store(w.sum_inner.get() + c, load(w.sum_inner.get() + c) + inner);
-    if (w.sum_dt.get()) store(w.sum_dt.get() + c, load(w.sum_dt.get() + c) + unit_dt);
   }
 }
 
@@ -144,11 +133,13 @@ void outer_gradients(Worker& w, int i, int t, int r0, int n) const {
       const bool adds = g.residual || !active(t, r0 + r);
       for (int k = 0; k < bh.G; ++k) {
         const size_t at = size_t(r) * wide + (j * bh.G + k) * L;
-        const V e = acc[rr * bh.V + k];
-        if (S > 1)
+        V e = acc[rr * bh.V + k];
+        if (i) {
           store(w.E.get() + size_t(i) * n * wide + at, e);
-        else
-          store(w.G.get() + at, adds ? load(w.G.get() + at) + e : e);
+          continue;
+        }
+        for (int l = 1; l < S; ++l) e += load(w.E.get() + size_t(l) * n * wide + at);
+        store(w.G.get() + at, adds ? load(w.G.get() + at) + e : e);
       }
     }
   });

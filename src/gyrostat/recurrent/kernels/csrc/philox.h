@@ -66,9 +66,8 @@ template <class T> void draw(uint64_t seed, uint32_t row, int H, int law, T* out
       for (int i = 0; i < 4; ++i) u[i] = open_uniform<T>(&words[i][lane]);
       if (law == 0)
         for (int i = 0; i < 4; i += 2) {
-          const Vec<T> square = T(-2) * log_of_uniform<T>(u[i]);
-          Vec<T> radius, cosine, sine;
-          for (int l = 0; l < Simd<T>::lanes; ++l) radius[l] = std::sqrt(square[l]);
+          const Vec<T> radius = root(T(-2) * log_of_uniform<T>(u[i]));
+          Vec<T> cosine, sine;
           cos_sin_turn<T>(u[i + 1], cosine, sine);
           u[i] = radius * cosine, u[i + 1] = radius * sine;
         }

@@ -65,6 +65,35 @@ template <class T> GY_INLINE void store_some(T* p, Vec<T> v, int n) {
 template <class T> GY_INLINE Vec<T> load(const T* p, int n) { return n >= Simd<T>::lanes ? load(p) : load_some(p, n); }
 template <class T> GY_INLINE void store(T* p, Vec<T> v, int n) { n >= Simd<T>::lanes ? store(p, v) : store_some(p, v, n); }
 
+#if defined(__AVX512F__)
+GY_INLINE Vec<float> root(Vec<float> v) { return (Vec<float>)_mm512_sqrt_ps((__m512)v); }
+GY_INLINE Vec<double> root(Vec<double> v) { return (Vec<double>)_mm512_sqrt_pd((__m512d)v); }
+#elif defined(__AVX2__)
+GY_INLINE Vec<float> root(Vec<float> v) { return (Vec<float>)_mm256_sqrt_ps((__m256)v); }
+GY_INLINE Vec<double> root(Vec<double> v) { return (Vec<double>)_mm256_sqrt_pd((__m256d)v); }
+#else
+GY_INLINE Vec<float> root(Vec<float> v) {
+  for (int i = 0; i < Simd<float>::lanes; ++i) v[i] = __builtin_sqrtf(v[i]);
+  return v;
+}
+GY_INLINE Vec<double> root(Vec<double> v) {
+  for (int i = 0; i < Simd<double>::lanes; ++i) v[i] = __builtin_sqrt(v[i]);
+  return v;
+}
+#endif
+
+// For what is read much later: past the caches where the instruction set can, so that no line is fetched only to be
+// overwritten.
+template <class T> GY_INLINE void store_away(T* p, Vec<T> v, int n) {
+#if defined(__AVX512F__)
+  if (n >= Simd<T>::lanes && (size_t)p % GY_BYTES == 0) {
+    _mm512_stream_si512((__m512i*)p, (__m512i)v);
+    return;
+  }
+#endif
+  store(p, v, n);
+}
+
 template <class T> GY_INLINE T sum(Vec<T> v) {
   T s = 0;
   for (int i = 0; i < Simd<T>::lanes; ++i) s += v[i];
