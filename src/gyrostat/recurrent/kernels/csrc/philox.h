@@ -25,7 +25,8 @@ GY_INLINE Words multiply(Words a, uint64_t constant) {
 GY_INLINE void philox(uint64_t seed, uint32_t block, uint32_t row, uint32_t law, uint32_t out[4][16]) {
   for (int first = 0; first < 16; first += WORDS) {
     Words c0, c1 = uint64_t(row) - Words{}, c2 = uint64_t(law) - Words{}, c3{};
-    for (int i = 0; i < WORDS; ++i) c0[i] = block + first + i;
+    for (int i = 0; i < WORDS; ++i) c0[i] = i;
+    c0 += uint64_t(block + first);
     uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
 #pragma GCC unroll 10
     for (int round = 0; round < 10; ++round) {
@@ -38,6 +39,7 @@ GY_INLINE void philox(uint64_t seed, uint32_t block, uint32_t row, uint32_t law,
     }
     const Words c[4] = {c0, c1, c2, c3};
     typedef uint32_t Narrow __attribute__((vector_size(GY_BYTES / 2)));
+#pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
       const Narrow narrow = __builtin_convertvector(c[i], Narrow);
       std::memcpy(&out[i][first], &narrow, sizeof narrow);
@@ -63,14 +65,17 @@ template <class T> void draw(uint64_t seed, uint32_t row, int H, int law, T* out
     T* to = out + group * 64;
     for (int lane = 0; lane < 16; lane += Simd<T>::lanes) {
       Vec<T> u[4];
+#pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) u[i] = open_uniform<T>(&words[i][lane]);
       if (law == 0)
+#pragma GCC unroll 2
         for (int i = 0; i < 4; i += 2) {
           const Vec<T> radius = root(T(-2) * log_of_uniform<T>(u[i]));
           Vec<T> cosine, sine;
           cos_sin_turn<T>(u[i + 1], cosine, sine);
           u[i] = radius * cosine, u[i + 1] = radius * sine;
         }
+#pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) store(to + 16 * i + lane, u[i]);
     }
   }
