@@ -8,6 +8,7 @@
 import argparse
 import copy
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -158,7 +159,9 @@ def against_peers(args):
 def peak_memory(mode, n_steps):
     """Megabytes that one training step adds to the resident memory of a fresh process."""
     code = f"from benchmarks.depth import memory_worker; memory_worker({mode!r}, {n_steps})"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    # freed tensors go back to the system at once: the peak is what is alive, not what the heap keeps for later
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "500000"}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
     return float(out)
 
 
