@@ -5,16 +5,13 @@ Source: the settings of arXiv:2008.02389 and arXiv:2106.10820, in the recipes th
 
 from __future__ import annotations
 
-import json
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .recipe import Finding, Recipe, Reference, Say
-
-Settings = Mapping[str, Any]
+from .arms import Settings, Variants, once
+from .recipe import Reference
 
 
 @dataclass(frozen=True)
@@ -62,38 +59,36 @@ class DepthJob:
     folder: str
 
 
+def work(job: DepthJob) -> dict[str, Any]:
+    """Train and measure once, or read what is finished; runs in a process of its own."""
+    from ..train.config import TrainConfig
+    from ..train.levels import Levels, NetConfig, load_levels, open_depth_data, train_levels
+
+    def measured(folder: Path) -> dict[str, Any]:
+        data = open_depth_data(job.data)
+        if not (folder / "result.json").is_file():
+            net = NetConfig.for_data(data, **job.net)
+            train_levels(data, net, Levels(TrainConfig(**job.train), job.refine_at), folder, source=job.data)
+        model, _ = load_levels(folder)
+        return {name: measure(name, model, data) for name in job.quantities}
+
+    return once(job, measured)
+
+
 @dataclass(frozen=True)
-class DepthTraining(Recipe):
-    """A recipe of networks of continuous depth.
+class DepthTraining(Variants):
+    """A recipe of networks of continuous depth: ``data`` is what :func:`gyrostat.train.levels.open_depth_data` takes.
+
+    ``train`` has ``epochs`` and ``decay_at``; ``quantities`` are ``parameters``, ``test accuracy``, and after changes without
+    retraining ``test accuracy, K / 2``, ``test accuracy, N / 2``, ``test accuracy, K / 2 and N / 2``, ``test accuracy, N x 2``.
 
     Attributes:
-        data: What :func:`gyrostat.train.levels.open_depth_data` takes.
         units: Units of each block at the end, a power of two.
-        train: Settings of the training that all variants share, ``epochs`` and ``decay_at`` among them.
-        arms: The variants.
-        quantities: ``parameters``, ``test accuracy``, and after changes without retraining ``test accuracy, K / 2``,
-            ``test accuracy, N / 2``, ``test accuracy, K / 2 and N / 2``, ``test accuracy, N x 2``.
-        scales: The scales; an empty change is the paper's own setting.
     """
 
-    data: str = field(kw_only=True)
     units: int = field(kw_only=True)
-    train: Settings = field(kw_only=True)
-    arms: tuple[Arm, ...] = field(kw_only=True)
-    quantities: tuple[str, ...] = field(kw_only=True)
-    scales: Mapping[str, Scale] = field(kw_only=True)
 
-    @property
-    def takes(self) -> Mapping[str, str]:
-        """The scales there are."""
-        return {name: scale.takes for name, scale in self.scales.items()}
-
-    def headline(self) -> tuple[str, Reference] | None:
-        """The first reference of the first variant that has one."""
-        for arm in self.arms:
-            for quantity, reference in arm.references.items():
-                return f"{arm.label}: {quantity}", reference
-        return None
+    work = staticmethod(work)
 
     def differences(self, scale: str) -> list[str]:
         """The settings that a scale changes."""
@@ -146,45 +141,6 @@ class DepthTraining(Recipe):
                     DepthJob(label, change.data or self.data, net, settings, tuple(grow_at), self.quantities, where)
                 )
         return found
-
-    def run(self, scale: str, folder: Path, *, workers: int = 1, say: Say = lambda _: None) -> list[Finding]:
-        """Train every variant with every seed and measure it."""
-        from ..train.compare import run_jobs
-
-        jobs = self.jobs(scale, folder)
-        results = run_jobs(jobs, min(workers, len(jobs)), lambda job, _: say(f"{job.label}: done"), work=work)
-        findings, seeds = [], self.scales[scale].seeds
-        for number, arm in enumerate(self.arms):
-            mine = results[number * seeds : (number + 1) * seeds]
-            for quantity in self.quantities:
-                values = [r[quantity] for r in mine]
-                spread = statistics.stdev(values) if len(values) > 1 else None
-                findings.append(
-                    Finding(arm.label, quantity, statistics.mean(values), spread, arm.references.get(quantity))
-                )
-        return findings
-
-
-def work(job: DepthJob) -> dict[str, Any]:
-    """Train and measure once, or read what is finished; runs in a process of its own."""
-    from ..report.page import write_atomically
-    from ..train.compare import one_thread
-    from ..train.config import TrainConfig
-    from ..train.levels import Levels, NetConfig, load_levels, open_depth_data, train_levels
-
-    folder = Path(job.folder)
-    summary = folder / "summary.json"
-    if summary.is_file():
-        return json.loads(summary.read_text())
-    one_thread()
-    data = open_depth_data(job.data)
-    if not (folder / "result.json").is_file():
-        net = NetConfig.for_data(data, **job.net)
-        train_levels(data, net, Levels(TrainConfig(**job.train), job.refine_at), folder, source=job.data)
-    model, _ = load_levels(folder)
-    found = {name: measure(name, model, data) for name in job.quantities}
-    write_atomically(summary, json.dumps(found, indent=1).encode())
-    return found
 
 
 def measure(name: str, model: Any, data: Any) -> float:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .recipe import Finding, Recipe, Reference, Say
-
-Settings = Mapping[str, Any]
+from .arms import Settings, Variants, once
+from .recipe import Reference
 
 
 @dataclass(frozen=True)
@@ -52,37 +50,36 @@ class TrainingJob:
     folder: str
 
 
+def work(job: TrainingJob) -> dict[str, Any]:
+    """Train and measure once, or read what is finished; runs in a process of its own."""
+    from ..data.catalogue import open_data
+    from ..train.config import TrainConfig
+    from ..train.loop import load_model, train
+    from ..train.model import ModelConfig
+
+    def measured(folder: Path) -> dict[str, Any]:
+        data = open_data(job.data)
+        if not (folder / "result.json").is_file():
+            net = ModelConfig.for_data(job.model, data, options=job.options, hidden_size=job.hidden_size)
+            train(data, net, TrainConfig(**job.train), folder)
+        model, _ = load_model(folder)
+        result = json.loads((folder / "result.json").read_text())
+        return {name: measure(name, model, data, result) for name in job.quantities}
+
+    return once(job, measured)
+
+
 @dataclass(frozen=True)
-class Training(Recipe):
-    """A recipe of trainings.
+class Training(Variants):
+    """A recipe of trainings: ``data`` is what ``open_data`` takes, ``quantities`` are names of :func:`measure`.
 
     Attributes:
-        data: What ``open_data`` takes.
         hidden_size: Units.
-        train: Settings of :class:`gyrostat.train.config.TrainConfig` that all variants share.
-        arms: The variants.
-        quantities: What is measured of each, names of :func:`measure`.
-        scales: The scales; an empty change is the paper's own setting.
     """
 
-    data: str = field(kw_only=True)
     hidden_size: int = field(kw_only=True)
-    train: Settings = field(kw_only=True)
-    arms: tuple[Arm, ...] = field(kw_only=True)
-    quantities: tuple[str, ...] = field(kw_only=True)
-    scales: Mapping[str, Scale] = field(kw_only=True)
 
-    @property
-    def takes(self) -> Mapping[str, str]:
-        """The scales there are."""
-        return {name: scale.takes for name, scale in self.scales.items()}
-
-    def headline(self) -> tuple[str, Reference] | None:
-        """The first reference of the first variant that has one."""
-        for arm in self.arms:
-            for quantity, reference in arm.references.items():
-                return f"{arm.label}: {quantity}", reference
-        return None
+    work = staticmethod(work)
 
     def differences(self, scale: str) -> list[str]:
         """The settings that a scale changes."""
@@ -126,48 +123,6 @@ class Training(Recipe):
             for number, arm in enumerate(self.arms)
             for seed in range(change.seeds)
         ]
-
-    def run(self, scale: str, folder: Path, *, workers: int = 1, say: Say = lambda _: None) -> list[Finding]:
-        """Train every variant with every seed and measure it."""
-        from ..train.compare import run_jobs
-
-        jobs = self.jobs(scale, folder)
-        results = run_jobs(jobs, min(workers, len(jobs)), lambda job, _: say(f"{job.label}: done"), work=work)
-        findings, seeds = [], self.scales[scale].seeds
-        for number, arm in enumerate(self.arms):
-            mine = results[number * seeds : (number + 1) * seeds]
-            for quantity in self.quantities:
-                values = [r[quantity] for r in mine if r[quantity] is not None]
-                if values:
-                    spread = statistics.stdev(values) if len(values) > 1 else None
-                    reference = arm.references.get(quantity)
-                    findings.append(Finding(arm.label, quantity, statistics.mean(values), spread, reference))
-        return findings
-
-
-def work(job: TrainingJob) -> dict[str, Any]:
-    """Train and measure once, or read what is finished; runs in a process of its own."""
-    from ..data.catalogue import open_data
-    from ..report.page import write_atomically
-    from ..train.compare import one_thread
-    from ..train.config import TrainConfig
-    from ..train.loop import load_model, train
-    from ..train.model import ModelConfig
-
-    folder = Path(job.folder)
-    summary = folder / "summary.json"
-    if summary.is_file():
-        return json.loads(summary.read_text())
-    one_thread()
-    data = open_data(job.data)
-    if not (folder / "result.json").is_file():
-        net = ModelConfig.for_data(job.model, data, options=job.options, hidden_size=job.hidden_size)
-        train(data, net, TrainConfig(**job.train), folder)
-    model, _ = load_model(folder)
-    result = json.loads((folder / "result.json").read_text())
-    found = {name: measure(name, model, data, result) for name in job.quantities}
-    write_atomically(summary, json.dumps(found, indent=1).encode())
-    return found
 
 
 def measure(name: str, model: Any, data: Any, result: dict[str, Any]) -> float | None:
