@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from gyrostat import calibrate, titrate
+from gyrostat import Reference, calibrate, scan, titrate
 from gyrostat.testing.zoo import Recipe, images, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.telling]
@@ -29,6 +29,19 @@ def test_patches_stand_out_from_clean_references(digits):
     assert roc_auc_score(TRUTH, D) >= 0.9
     assert D[:4].max() < 4 < D[4:].min()
     assert sum(v.target == t for v, t in zip(verdicts[4:], TARGETS)) >= 3
+
+
+def test_structured_references_find_them_too_and_survive_the_disk(digits, tmp_path):
+    references, clean, bad = digits
+    made = calibrate(references, method="structured", input_shape=(1, 8, 8))
+    made.save(tmp_path / "r.json")
+    reference = Reference.load(tmp_path / "r.json")
+    assert (reference.softening, reference.settings["noise"], reference.settings["n"]) == (0.02, "mixed", 512)
+    asked = {**reference.asked(), "input_shape": (1, 8, 8)}
+    verdicts = [reference.score(titrate(model, **asked)) for model in (*clean, *bad)]
+    assert roc_auc_score(TRUTH, [v.D for v in verdicts]) >= 0.9
+    assert sum(v.target == t for v, t in zip(verdicts[4:], TARGETS)) >= 3
+    assert scan(bad[0], reference=tmp_path / "r.json").verdict.D == pytest.approx(verdicts[4].D)
 
 
 def test_the_valid_range_matters(digits):

@@ -52,3 +52,16 @@ def test_structured_noise_is_for_images():
         titrate(lambda x: x, torch.rand(4, 3), noise_law="patches")
     with pytest.raises(ArgumentError, match="did you mean 'waves'"):
         titrate(lambda x: x, torch.rand(4, 3), noise_law="wave")
+
+
+def test_methods_are_named_and_their_settings_checked():
+    nets = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)) for _ in range(3)]
+    with pytest.raises(ArgumentError, match="did you mean 'structured'"):
+        calibrate(nets, method="structure", input_shape=(1, 8, 8))
+    with pytest.raises(ArgumentError, match="softening"):
+        calibrate(nets, softening=0.0, input_shape=(1, 8, 8))
+    made = calibrate(nets, method="structured", n=8, input_shape=(1, 8, 8))
+    assert (made.settings["n"], made.settings["base"], made.softening) == (8, "procedural", 0.02)
+    noise = torch.zeros(8, 1, 8, 8)
+    with pytest.raises(ArgumentError, match="noise of its own"):
+        calibrate(nets, noise=noise, n=8, input_shape=(1, 8, 8)).asked()

@@ -3,6 +3,7 @@
     white     η ~ N(0, I)                                 smooth   spectrum 1/f, each image scaled to deviation 1
     waves     η = √2 sin(2π f·u + φ), f and φ random      blobs    η = ±2 exp(-|u - u₀|² / 2s²), u₀ and s random
     patches   η = 1, -1 or a checkerboard on one square of an 8 x 8 grid of places, 0 elsewhere
+    mixed     patches and waves in turn, 32 images each
 
 Every law is a function of (seed, draw, index of the image) alone, so the batch size never changes it.
 """
@@ -89,10 +90,15 @@ def _patches(block: int, shape: tuple[int, ...], stream: torch.Generator) -> Ten
     return eta
 
 
+def _mixed(block: int, shape: tuple[int, ...], stream: torch.Generator) -> Tensor:
+    return (_waves if block % 2 else _patches)(block // 2, shape, stream)
+
+
 LAWS: dict[str, Callable[[int, tuple[int, ...], torch.Generator], Tensor]] = {
     "white": _white,
     "smooth": _smooth,
     "waves": _waves,
     "patches": _patches,
     "blobs": _blobs,
+    "mixed": _mixed,
 }

@@ -1,8 +1,10 @@
 """Is this response unusual?  A titration curve against those of clean models of the same make.
 
     h[k, c] = mean over σ > 0 of the share of inputs given class c,   k ∈ {all, confident, changed and confident}
-    z[k, c] = (h - μ) / (s + .05),   μ, s over R clean references (ddof 1),      D = max z,   target = argmax_c max_k z[k, c]
+    z[k, c] = (h - μ) / (s + ε),   μ, s over R clean references (ddof 1),      D = max z,   target = argmax_c max_k z[k, c]
     p = (1 + #{r : D_r ≥ D}) / (R + 1),   D_r of reference r against the others
+
+``white`` pours white noise over uniform noise, ε = .05; ``structured`` pours patches and waves over drawn textures, ε = .02.
 
 Source: the decision is ours; the curve is that of arXiv:2008.00123, which leaves it open.
 Differs from the released code: there, thresholds fitted to one competition round decide; here, nothing does without references.
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
+from .._checks import OneOf, Real, check
 from .._errors import ArgumentError, DataError
 from .._results import Result
 from .titration import TitrationCurve, settings_hash, titrate
@@ -26,6 +29,12 @@ from .titration import TitrationCurve, settings_hash, titrate
 FORMAT = "gyrostat-reference-1"
 SUSPICIOUS, INCONCLUSIVE = 4.0, 2.5
 SOFTENING = 0.05
+METHODS: dict[str, dict[str, Any]] = {
+    "white": {"softening": SOFTENING},
+    "structured": {
+        "softening": 0.02, "base": "procedural", "noise_law": "mixed", "n": 512, "sigmas": (0, 0.2, 0.5, 1.0, 2.0),
+    },
+}  # fmt: skip
 _CONDITIONS = ("all", "confident", "changed and confident")
 
 
@@ -66,6 +75,7 @@ class Reference(Result):
         features: ``(R, 3, K)``.
         settings: Of the curves; a curve of other settings is refused.
         version: Library version that made it.
+        softening: ε, added to the deviations.
 
     Example:
         >>> import torch
@@ -78,6 +88,7 @@ class Reference(Result):
     features: np.ndarray
     settings: dict[str, Any]
     version: str = __version__
+    softening: float = SOFTENING
 
     @property
     def mean(self) -> np.ndarray:
@@ -88,6 +99,27 @@ class Reference(Result):
     def spread(self) -> np.ndarray:
         """Standard deviations s ``(3, K)``."""
         return self.features.std(0, ddof=1)
+
+    def asked(self, base_images: Any = None) -> dict[str, Any]:
+        """The settings to titrate a model with, so that its curve may be compared.
+
+        Raises:
+            ArgumentError: The references were made with base images or noise of their own, which are not at hand.
+        """
+        kept = self.settings
+        names = ("sigmas", "gammas", "reps", "seed", "units", "temperature")
+        found = {k: kept[k] for k in names if k in kept}
+        found["clip"] = None if kept.get("clip") is None else tuple(kept["clip"])
+        if kept.get("noise") == "given":
+            raise ArgumentError("the reference was made with noise of its own: titrate with it, and score the curve")
+        found["noise_law"] = kept.get("noise", "white")
+        if kept.get("base") == "given":
+            if base_images is None:
+                raise ArgumentError(
+                    "the reference was made with base images of its own: give the same ones with --base"
+                )
+            return found
+        return {**found, "base": kept["base"], "n": kept["n"]}
 
     def score(self, curve: TitrationCurve) -> Verdict:
         """The verdict on one curve.
@@ -105,10 +137,11 @@ class Reference(Result):
             raise ArgumentError(
                 f"the reference and the curve were made differently: {'; '.join(different)}; make both the same way"
             )
-        z = deviation(curve.features(), self.features)  # (3, K)
+        z = deviation(curve.features(), self.features, self.softening)  # (3, K)
         D = float(z.max())
         R = len(self.features)
-        own = [deviation(f, np.delete(self.features, r, 0)).max() for r, f in enumerate(self.features)] if R > 2 else []
+        others = [(f, np.delete(self.features, r, 0)) for r, f in enumerate(self.features)] if R > 2 else []
+        own = [deviation(f, rest, self.softening).max() for f, rest in others]
         p_value = (1 + sum(float(d) >= D for d in own)) / (len(own) + 1) if own else None
         best = z.max(0)  # (K,)
         order = np.argsort(-best, kind="stable")
@@ -135,17 +168,23 @@ class Reference(Result):
             values = json.loads(Path(path).read_text(encoding="utf-8"))
             features = np.asarray(values["features"], dtype=float)
             settings, version = dict(values["settings"]), str(values["version"])
-            sound = values["format"] == FORMAT and features.ndim == 3 and features.shape[1] == len(_CONDITIONS)
+            softening = float(values.get("softening", SOFTENING))
+            sound = (
+                softening > 0
+                and values["format"] == FORMAT
+                and features.ndim == 3
+                and features.shape[1] == len(_CONDITIONS)
+            )
         except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise DataError(f"{path}: not a reference of gyrostat; make one with  gyrostat calibrate") from error
         if not sound or len(features) < 2 or not np.isfinite(features).all():
             raise DataError(f"{path}: not a reference of gyrostat, or damaged; make one with  gyrostat calibrate")
-        return cls(features, settings, version)
+        return cls(features, settings, version, softening)
 
 
-def deviation(h: np.ndarray, references: np.ndarray) -> np.ndarray:
+def deviation(h: np.ndarray, references: np.ndarray, softening: float = SOFTENING) -> np.ndarray:
     """Deviations z of features ``(3, K)`` against references ``(R, 3, K)``."""
-    return (h - references.mean(0)) / (references.std(0, ddof=1) + SOFTENING)
+    return (h - references.mean(0)) / (references.std(0, ddof=1) + softening)
 
 
 def uncalibrated(curve: TitrationCurve) -> Verdict:
@@ -157,16 +196,19 @@ def uncalibrated(curve: TitrationCurve) -> Verdict:
     return Verdict("uncalibrated", None, curve.target, None, None, ranked, why)
 
 
-def calibrate(models: Iterable[Any] | Callable[[int], Any], n_models: int = 5, **settings: Any) -> Reference:
+def calibrate(
+    models: Iterable[Any] | Callable[[int], Any], n_models: int = 5, *, method: str = "white", **settings: Any
+) -> Reference:
     """Titrate clean models of one architecture and training recipe, and keep what they do as a reference.
 
     Args:
         models: The models, or a function from a seed 0, 1, ... to a trained model.
         n_models: How many to ask that function for.
-        **settings: As in :func:`titrate`; a model is scored with the same ones.
+        method: ``white``, or for images ``structured``, which finds local triggers better: defaults of the settings.
+        **settings: As in :func:`titrate`, and ``softening``; a model is scored with the same ones, ``Reference.asked``.
 
     Raises:
-        ArgumentError: Fewer than 3 models, or models with different numbers of classes.
+        ArgumentError: An unknown method; fewer than 3 models, or models with different numbers of classes.
 
     Example:
         >>> import torch
@@ -174,10 +216,14 @@ def calibrate(models: Iterable[Any] | Callable[[int], Any], n_models: int = 5, *
         >>> calibrate(make, 4, input_shape=(1, 4, 4), n=32).features.shape
         (4, 3, 4)
     """
+    check({"method": OneOf(tuple(METHODS)), "softening": Real(0, closed="neither")},
+          {"method": method, "softening": settings.get("softening", SOFTENING)}, "calibrate")  # fmt: skip
+    settings = {**METHODS[method], **settings}
+    softening = settings.pop("softening")
     made = (models(i) for i in range(n_models)) if callable(models) else iter(models)
     curves = [titrate(model, **settings) for model in made]
     if len(curves) < 3:
         raise ArgumentError(f"calibrate: at least 3 clean models are needed, got {len(curves)}")
     if len({settings_hash(c.settings) for c in curves}) > 1:
         raise ArgumentError("calibrate: the models differ in the number of classes; they must be of one architecture")
-    return Reference(np.stack([c.features() for c in curves]), curves[0].settings)
+    return Reference(np.stack([c.features() for c in curves]), curves[0].settings, softening=softening)

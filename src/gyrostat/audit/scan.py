@@ -115,7 +115,7 @@ def scan(
     if isinstance(reference, (str, Path)):
         reference = Reference.load(reference)
     if reference is not None:
-        settings = {**_settings_of(reference, base_images), **settings}
+        settings = {**reference.asked(base_images), **settings}
         input_shape = input_shape or tuple(reference.settings["input_shape"])
     if not isinstance(model, (str, Path)):
         about: dict[str, Any] = {"name": type(model).__name__, "sha256": "", "format": "in memory"}
@@ -153,18 +153,6 @@ def scan(
         **about, verdict=verdict, curve=curve, warnings=opened.warnings, seconds=time.perf_counter() - started,
         reference_mean=None if reference is None else reference.mean,
     )  # fmt: skip
-
-
-def _settings_of(reference: Reference, base_images: Any) -> dict[str, Any]:
-    kept = reference.settings
-    names = ("sigmas", "gammas", "reps", "seed", "units", "temperature")
-    found = {k: kept[k] for k in names if k in kept}
-    found["clip"] = None if kept.get("clip") is None else tuple(kept["clip"])
-    if kept.get("base") == "given":
-        if base_images is None:
-            raise ArgumentError("the reference was made with base images of its own: give the same ones with --base")
-        return found
-    return {**found, "base": kept["base"], "n": kept["n"]}
 
 
 def _would_call(path: Path) -> tuple[str, ...]:

@@ -233,7 +233,8 @@ def titrate(
         kind: Which curve ``score`` means: ``gated``, ``conditional``, ``raw``, ``flip``.
         preprocess: Applied after clipping (normalisation).
         labels: ``(N,)`` true classes; an input then counts as changed where the answer differs from its label.
-        noise_law: What is poured in: ``white``, or for images ``smooth``, ``waves``, ``patches``, ``blobs``.
+        noise_law: What is poured in: ``white``, or for images ``smooth``, ``waves``, ``patches``, ``blobs``,
+            ``mixed``.
         noise: Unit normals of your own, ``(N, ...)`` or one per level ``(S, N, ...)``.
         batch_size: Inputs per call; it does not change the result.
         device: Where batches go; by default where the module is.

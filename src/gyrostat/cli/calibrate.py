@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -16,6 +16,7 @@ def calibrate(
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     input_shape: str | None = None,
     base: Path | None = None,
+    method: Literal["white", "structured"] = "white",
     architecture: str | None = None,
     n: int | None = None,
     seed: int | None = None,
@@ -37,6 +38,8 @@ def calibrate(
         Shape of one input, as 3,224,224, where the files do not say it.
     base
         Folder of images to start from, instead of images drawn from the seed.
+    method
+        white noise; or structured, patches and waves over drawn textures, which finds local triggers of images better.
     architecture
         MODULE:NAME of your function that builds the model that weights belong to.
     n
@@ -69,7 +72,9 @@ def calibrate(
                 opened.append(load_model(path, architecture=build))
             shape = shape or opened[0].input_shape
             predictors = [model.predict for model in opened]
-            reference = learn(predictors, input_shape=shape, base_images=base, on_batch=on_batch, **options)
+            reference = learn(
+                predictors, input_shape=shape, base_images=base, method=method, on_batch=on_batch, **options
+            )
         finally:
             for model in opened:
                 model.close()
