@@ -108,16 +108,7 @@ template <class T> class Lem : Batch<gy_lem> {
     return g.dt_rows ? splat<T>(in(g.dt)[t * g.B + row]) : load(in(g.dt) + c, n);
   }
 
-  // the sums of x for one panel: the biases, then the features in their order
-  void inputs(const Panels<T>& w, const int* parts, const Rows<T>& x, int j, int first, int R, V* acc) const {
-    for (int p = 0; p < w.parts; ++p)
-      for (int k = 0; k < w.G; ++k) {
-        const int c = (j * w.G + k) * L;
-        const V b = g.bias ? load(in(g.bias) + size_t(parts[p]) * H + c, H - c) : V{};
-        for (int r = 0; r < R; ++r) acc[r * w.V + p * w.G + k] = b;
-      }
-    mm_of<T>(R, w.V)(x, first, F, w.panel(j), acc);
-  }
+  const T* bias_of(int part) const { return g.bias ? in(g.bias) + size_t(part) * H : nullptr; }
 
   void forward_rows(Worker& w, int r0, int n) {
     Tape tape;
@@ -157,15 +148,16 @@ template <class T> class Lem : Batch<gy_lem> {
   State run(Worker& w, int r0, int n, int t0, int t1, State s, const Tape& tape) const {
     const size_t size = size_t(n) * H;
     w.ping.resize(4 * size), w.gate.resize(size);
-    static const int y_parts[] = {P2, P1, PZ}, z_parts[] = {PY};
+    const T *const of_y[] = {bias_of(P2), bias_of(P1), bias_of(PZ)}, *const of_z[] = {bias_of(PY)};
+    const bool slots = tape.slots;  // a copy: the compiler must not read it again after each store
     for (int t = t0; t < t1; ++t) {
       T* ping = w.ping.get() + (t & 1) * 2 * size;
       T *ny = tape.y ? tape.state(tape.y, t) : ping, *nz = tape.z ? tape.state(tape.z, t) : ping + size;
       const Rows<T> x = {in(g.x) + (size_t(t) * g.B + r0) * F, F};
       T* gate = tape.slots ? tape.at(S2, t) : w.gate.get();
       alignas(64) V u[MOST];
-      product(wy, Rows<T>{s.y, H}, n, from_zero<T>(wy.V), [&](int j, int first, int R, V* acc) {
-        inputs(xy, y_parts, x, j, first, R, u);
+      product(wy, Rows<T>{s.y, H}, n, [&](int j, int first, int R, V* acc) {
+        affine(xy, of_y, x, j, first, R, u);
         for (int rr = 0; rr < R; ++rr)
           for (int k = 0; k < wy.G; ++k) {
             const int r = first + rr, c = (j * wy.G + k) * L, m = H - c, G = wy.G;
@@ -176,14 +168,14 @@ template <class T> class Lem : Batch<gy_lem> {
             const V moved = z + dt(t, r0 + r, c, m) * s1 * (cz - z);
             store(nz + at, active(t, r0 + r) ? moved : z, m);
             store(gate + at, s2, m);
-            if (tape.slots) {
+            if (slots) {
               keep(tape, tape.at(S1, t) + at, s1, m);
               keep(tape, tape.at(C, t) + at, cz, m);
             }
           }
       });
-      product(wz, Rows<T>{nz, H}, n, from_zero<T>(wz.V), [&](int j, int first, int R, V* acc) {
-        inputs(xz, z_parts, x, j, first, R, u);
+      product(wz, Rows<T>{nz, H}, n, [&](int j, int first, int R, V* acc) {
+        affine(xz, of_z, x, j, first, R, u);
         for (int rr = 0; rr < R; ++rr)
           for (int k = 0; k < wz.G; ++k) {
             const int r = first + rr, c = (j * wz.G + k) * L, m = H - c;
@@ -192,7 +184,7 @@ template <class T> class Lem : Batch<gy_lem> {
             const V y = load(s.y + at, m);
             const V moved = y + dt(t, r0 + r, c, m) * load(gate + at, m) * (e - y);
             store(ny + at, active(t, r0 + r) ? moved : y, m);
-            if (tape.slots) keep(tape, tape.at(E, t) + at, e, m);
+            if (slots) keep(tape, tape.at(E, t) + at, e, m);
           }
       });
       s = {ny, nz};

@@ -64,11 +64,11 @@ void unwind(Worker& w, int r0, int n, int t0, int t1, const State& start, const 
     if (g.ddt && g.dt_rows) w.row_dt.zero(n);
     w.ring.next(n, [&] { flush(w); });
     of_y(w, t, r0, n, before, tape);
-    product(bz, w.ring.rows(3), n, from_zero<T>(bz.V), [&](int j, int first, int R, V* acc) {
+    product(bz, w.ring.rows(3), n, [&](int j, int first, int R, V* acc) {
       add_to(w.Gz, bz, j, first, R, acc);
     });
     of_z(w, t, r0, n, before, tape);
-    product(by, w.ring.rows(0), n, from_zero<T>(by.V), [&](int j, int first, int R, V* acc) {
+    product(by, w.ring.rows(0), n, [&](int j, int first, int R, V* acc) {
       add_to(w.Gy, by, j, first, R, acc);
     });
     w.ring.input(0, before.y, H, n);
@@ -76,7 +76,7 @@ void unwind(Worker& w, int r0, int n, int t0, int t1, const State& start, const 
     w.ring.input(2, in(g.x) + (size_t(t) * g.B + r0) * F, F, n);
     if (g.dx) {
       T* dx = (T*)g.dx + (size_t(t) * g.B + r0) * F;
-      product(bx, w.ring.rows(0), n, from_zero<T>(bx.V), [&](int j, int first, int R, V* acc) {
+      product(bx, w.ring.rows(0), n, [&](int j, int first, int R, V* acc) {
         for (int rr = 0; rr < R; ++rr)
           for (int k = 0; k < bx.G; ++k) {
             const int c = (j * bx.G + k) * L;

@@ -162,19 +162,6 @@ template <class T> class Lipschitz : Batch<gy_lipschitz> {
     }
   }
 
-  // u and v of a panel: the bias, then the features in their order
-  template <class Rest> auto from_bias(Rest&& rest) const {
-    return [this, rest](int j, int first, int R, V* acc) {
-      for (int i = 0; i < I; ++i)
-        for (int k = 0; k < wx.G; ++k) {
-          const int c = (j * wx.G + k) * L;
-          const V b = g.bias && c < H ? load(in(g.bias) + size_t(i) * H + c, H - c) : V{};
-          for (int r = 0; r < R; ++r) acc[r * wx.V + i * wx.G + k] = b;
-        }
-      mm_of<T>(R, wx.V)(rest, first, F, wx.panel(j), acc);
-    };
-  }
-
   void forward_rows(Worker& w, int r0, int n) {
     Tape tape;
     const size_t at = size_t(r0) * H, step = size_t(g.B) * H, slot = step * g.T;
@@ -235,9 +222,12 @@ template <class T> class Lipschitz : Batch<gy_lipschitz> {
     const int room = noise_room(H);
     const T* x = in(g.x) + (size_t(t) * g.B + r0) * F;
     alignas(64) V inputs[MOST];
-    const auto bias = from_bias(Rows<T>{x, F});
-    product(wh, Rows<T>{from, H}, n, from_zero<T>(wh.V), [&](int j, int first, int R, V* acc) {
-      bias(j, first, R, inputs);
+    const T* const bias[] = {in(g.bias), g.bias ? in(g.bias) + H : nullptr};
+    // copies: the compiler must not read them again after each store
+    const bool gated = g.gated, residual = g.residual, linear = this->linear, slots = tape.slots;
+    const int noise = int(g.noise);
+    product(wh, Rows<T>{from, H}, n, [&](int j, int first, int R, V* acc) {
+      affine(wx, bias, Rows<T>{x, F}, j, first, R, inputs);
       for (int rr = 0; rr < R; ++rr) {
         const int r = first + rr;
         const bool moves = active(t, r0 + r);
@@ -250,13 +240,13 @@ template <class T> class Lipschitz : Batch<gy_lipschitz> {
           const V p = phi(Wh + u[0], c, m);
           const V q = linear ? a[0] + p : p;
           V f = q;
-          if (tape.slots) keep(tape, tape.at(i * each, t) + at, p, m);
-          if (g.gated) {
+          if (slots) keep(tape, tape.at(i * each, t) + at, p, m);
+          if (gated) {
             const V s = sigmoid<T>(Wh + u[wx.G]);
             f = q * s;
-            if (tape.slots) store(tape.at(i * each + 1, t) + at, s, m);
+            if (slots) store(tape.at(i * each + 1, t) + at, s, m);
           }
-          if (each_f && tape.slots) store(tape.at(i * each + each - 1, t) + at, q, m);
+          if (each_f && slots) store(tape.at(i * each + each - 1, t) + at, q, m);
           const V old = load(h + at, m);
           if (to) {
             if (kept(i)) store(w.k.get() + size_t(i) * n * H + at, f, m);
@@ -267,14 +257,14 @@ template <class T> class Lipschitz : Batch<gy_lipschitz> {
             continue;
           }
           V move = f;
-          if (g.noise) {
+          if (noise) {
             const T* z = w.noise.get() + size_t(r) * room + c;
             const V d = dt(t, r0 + r, c, m);
-            if (g.noise == SDE || g.noise == SCALAR)
+            if (noise == SDE || noise == SCALAR)
               move = d * f + root_dt(d) * ((T(g.sigma_a) + T(g.sigma_m) * f) * load(z));
             else
               move = d * (load(z + size_t(n) * room) * f) + load(z);
-          } else if (g.residual) {
+          } else if (residual) {
             if (S > 1) {
               move = T(g.b[S - 1]) * f;
               for (int l = 0; l + 1 < S; ++l)
@@ -282,7 +272,7 @@ template <class T> class Lipschitz : Batch<gy_lipschitz> {
             }
             move = dt(t, r0 + r, c, m) * move;
           }
-          store(next + at, !moves ? old : g.residual ? old + move : move, m);
+          store(next + at, !moves ? old : residual ? old + move : move, m);
         }
       }
     });

@@ -127,7 +127,7 @@ void inner_gradients(Worker& w, int i, int t, int r0, int n, const Tape& tape) c
 
 // through the products: to the input of stage i, and to x
 void outer_gradients(Worker& w, int i, int t, int r0, int n) const {
-  product(bh, w.ring.rows(0), n, from_zero<T>(bh.V), [&](int j, int first, int R, V* acc) {
+  product(bh, w.ring.rows(0), n, [&](int j, int first, int R, V* acc) {
     for (int rr = 0; rr < R; ++rr) {
       const int r = first + rr;
       const bool adds = g.residual || !active(t, r0 + r);
@@ -145,7 +145,7 @@ void outer_gradients(Worker& w, int i, int t, int r0, int n) const {
   });
   if (!g.dx) return;
   T* dx = (T*)g.dx + (size_t(t) * g.B + r0) * F;
-  product(bx, w.ring.rows(g.gated ? P : P - 1), n, from_zero<T>(bx.V), [&](int j, int first, int R, V* acc) {
+  product(bx, w.ring.rows(g.gated ? P : P - 1), n, [&](int j, int first, int R, V* acc) {
     for (int rr = 0; rr < R; ++rr)
       for (int k = 0; k < bx.G; ++k) {
         const int c = (j * bx.G + k) * L;

@@ -18,13 +18,14 @@ template <class T> struct Rows {
   long next = 0;
 };
 
-template <class T, int R, int V>
+// fresh: from zero, otherwise from what `out` holds
+template <class T, bool fresh, int R, int V>
 void mm(const Rows<T>& a, int first, int K, const Vec<T>* w, Vec<T>* out) {
   Vec<T> c[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) c[r][v] = out[r * V + v];
+    for (int v = 0; v < V; ++v) c[r][v] = fresh ? Vec<T>{} : out[r * V + v];
   const int width = a.width ? a.width : K;
   const long lda = a.stride;
   const T* block = a.data + first * lda;
@@ -50,19 +51,19 @@ constexpr int rows_of(int V) { return std::max(1, std::min(8, (GY_REGISTERS - 1 
 
 template <class T> using Mm = void (*)(const Rows<T>&, int, int, const Vec<T>*, Vec<T>*);
 
-template <class T, int V, size_t... r> constexpr Mm<T> pick(int R, std::index_sequence<r...>) {
-  constexpr Mm<T> table[] = {mm<T, r + 1, V>...};
+template <class T, bool fresh, int V, size_t... r> constexpr Mm<T> pick(int R, std::index_sequence<r...>) {
+  constexpr Mm<T> table[] = {mm<T, fresh, r + 1, V>...};
   return table[R - 1];
 }
 
-template <class T> Mm<T> mm_of(int R, int V) {
+template <class T, bool fresh> Mm<T> mm_of(int R, int V) {
   switch (V) {
-    case 1: return pick<T, 1>(R, std::make_index_sequence<rows_of(1)>{});
-    case 2: return pick<T, 2>(R, std::make_index_sequence<rows_of(2)>{});
-    case 3: return pick<T, 3>(R, std::make_index_sequence<rows_of(3)>{});
-    case 4: return pick<T, 4>(R, std::make_index_sequence<rows_of(4)>{});
-    case 6: return pick<T, 6>(R, std::make_index_sequence<rows_of(6)>{});
-    default: return pick<T, 8>(R, std::make_index_sequence<rows_of(8)>{});
+    case 1: return pick<T, fresh, 1>(R, std::make_index_sequence<rows_of(1)>{});
+    case 2: return pick<T, fresh, 2>(R, std::make_index_sequence<rows_of(2)>{});
+    case 3: return pick<T, fresh, 3>(R, std::make_index_sequence<rows_of(3)>{});
+    case 4: return pick<T, fresh, 4>(R, std::make_index_sequence<rows_of(4)>{});
+    case 6: return pick<T, fresh, 6>(R, std::make_index_sequence<rows_of(6)>{});
+    default: return pick<T, fresh, 8>(R, std::make_index_sequence<rows_of(8)>{});
   }
 }
 
@@ -122,22 +123,35 @@ template <class T> struct Panels {
 };
 
 // All rows against all panels; a panel stays in the first cache while the rows pass. The epilogue gets
-// (panel, first row, rows, accumulators [row][part * G + g]) and begins from what `start` left in them.
-template <class T, class Start, class Epilogue>
-GY_INLINE void product(const Panels<T>& w, const Rows<T>& a, int n, Start&& start, Epilogue&& epilogue) {
+// (panel, first row, rows, accumulators [row][part * G + g]).
+template <class T, class Epilogue> GY_INLINE void product(const Panels<T>& w, const Rows<T>& a, int n, Epilogue&& epilogue) {
   const int blocks = (n + w.rows - 1) / w.rows;
   alignas(64) Vec<T> acc[MOST];
   for (int j = 0; j < w.count; ++j)
     for (int b = 0; b < blocks; ++b) {
       const int first = int(long(n) * b / blocks), R = int(long(n) * (b + 1) / blocks) - first;
-      start(j, first, R, acc);
-      mm_of<T>(R, w.V)(a, first, w.K, w.panel(j), acc);
+      mm_of<T, true>(R, w.V)(a, first, w.K, w.panel(j), acc);
       epilogue(j, first, R, acc);
     }
 }
 
-template <class T> GY_INLINE auto from_zero(int V) {
-  return [V](int, int, int R, Vec<T>* acc) { std::memset((void*)acc, 0, sizeof(Vec<T>) * R * V); };
+// The other product of the same panel and rows, of the input: the bias of each part (or null), then the features in order.
+template <class T>
+GY_INLINE void affine(const Panels<T>& w, const T* const* bias, const Rows<T>& x, int j, int first, int R, Vec<T>* acc) {
+  const bool few = w.K <= 4;  // not worth a call
+  const Vec<T>* panel = w.panel(j);
+  for (int v = 0; v < w.V; ++v) {
+    const int c = (j * w.G + v % w.G) * Simd<T>::lanes;
+    const T* from = bias[v / w.G];
+    const Vec<T> b = from ? load(from + c, w.N - c) : Vec<T>{};
+    for (int r = 0; r < R; ++r) {
+      Vec<T> s = b;
+      if (few)
+        for (int k = 0; k < w.K; ++k) s += splat<T>(x.data[(first + r) * x.stride + k]) * panel[k * w.V + v];
+      acc[r * w.V + v] = s;
+    }
+  }
+  if (!few) mm_of<T, false>(R, w.V)(x, first, w.K, panel, acc);
 }
 
 }  // namespace gy

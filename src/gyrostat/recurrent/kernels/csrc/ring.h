@@ -61,8 +61,12 @@ template <class T> class Ring {
   void add(int s, int p, int count, T* sum) const {
     const Source& in = source[s];
     for (int tile = p * tiles; tile < (p + count) * tiles; ++tile)
-      for (int b = 0; b < in.strips; ++b, sum += strip * width)
-        update(in.data.get() + size_t(b) * capacity * strip, (const Vec<T>*)(out.get() + size_t(tile) * capacity * width), sum);
+      for (int b = 0; b < in.strips; ++b, sum += strip * width) {
+        const T* a = in.data.get() + size_t(b) * capacity * strip;
+        const Vec<T>* d = (const Vec<T>*)(out.get() + size_t(tile) * capacity * width);
+        const int live = in.K - b * strip;
+        live > 4 ? update<strip>(a, d, sum) : live > 1 ? update<4>(a, d, sum) : update<1>(a, d, sum);
+      }
   }
   void add_ones(int p, int count, T* sum) const {
     for (int tile = p * tiles; tile < (p + count) * tiles; ++tile, sum += width)
@@ -108,16 +112,17 @@ template <class T> class Ring {
   Source source[3];
   Buffer<T> out;  // [part][tile][capacity][width]
 
-  void update(const T* a, const Vec<T>* d, T* sum) const {
-    Vec<T> c[strip][vectors] = {};
+  // inputs: those of the strip that exist, or a few more
+  template <int inputs> void update(const T* a, const Vec<T>* d, T* sum) const {
+    Vec<T> c[inputs][vectors] = {};
     for (int r = 0; r < filled; ++r, a += strip, d += vectors)
 #pragma GCC unroll 8
-      for (int i = 0; i < strip; ++i) {
+      for (int i = 0; i < inputs; ++i) {
         const Vec<T> s = splat<T>(a[i]);
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; ++v) c[i][v] += s * d[v];
       }
-    for (int i = 0; i < strip; ++i)
+    for (int i = 0; i < inputs; ++i)
       for (int v = 0; v < vectors; ++v) {
         T* p = sum + i * width + v * Simd<T>::lanes;
         store(p, load(p) + c[i][v]);
