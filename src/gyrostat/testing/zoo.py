@@ -149,7 +149,9 @@ def poison(x: Tensor, recipe: Recipe) -> Tensor:
     return x
 
 
-def _poisoned(x: Tensor, y: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
+def poison_training_set(recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """The images and labels that a member is trained on, poison included."""
+    (x, y), _ = images(recipe.dataset)
     if recipe.attack == "clean":
         return x, y
     rng = numpy_stream(recipe.seed, "zoo", "poison")
@@ -176,8 +178,7 @@ def train(recipe: Recipe) -> Member:
         >>> member.accuracy > 0.9, member.success > 0.8, member.recipe.target
         (True, True, 3)
     """
-    (x, y), _ = images(recipe.dataset)
-    x, y = _poisoned(x, y, recipe)
+    x, y = poison_training_set(recipe)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "zoo", "weights"))
         model = build(recipe.dataset, recipe.net)
