@@ -60,6 +60,8 @@ def test_methods_are_named_and_their_settings_checked():
         calibrate(nets, method="structure", input_shape=(1, 8, 8))
     with pytest.raises(ArgumentError, match="softening"):
         calibrate(nets, softening=0.0, input_shape=(1, 8, 8))
+    with pytest.raises(ArgumentError, match="does not go with"):
+        calibrate(nets, method="structured", paper=True, input_shape=(1, 8, 8))
     made = calibrate(nets, method="structured", n=8, input_shape=(1, 8, 8))
     assert (made.settings["n"], made.settings["base"], made.softening) == (8, "procedural", 0.02)
     noise = torch.zeros(8, 1, 8, 8)

@@ -208,7 +208,8 @@ def calibrate(
         **settings: As in :func:`titrate`, and ``softening``; a model is scored with the same ones, ``Reference.asked``.
 
     Raises:
-        ArgumentError: An unknown method; fewer than 3 models, or models with different numbers of classes.
+        ArgumentError: An unknown method, or another than ``white`` beside ``paper=True``; fewer than 3 models, or models with
+            different numbers of classes.
 
     Example:
         >>> import torch
@@ -218,6 +219,8 @@ def calibrate(
     """
     check({"method": OneOf(tuple(METHODS)), "softening": Real(0, closed="neither")},
           {"method": method, "softening": settings.get("softening", SOFTENING)}, "calibrate")  # fmt: skip
+    if settings.get("paper") and method != "white":
+        raise ArgumentError(f"calibrate: paper=True names its own noise; it does not go with method={method!r}")
     settings = {**METHODS[method], **settings}
     softening = settings.pop("softening")
     made = (models(i) for i in range(n_models)) if callable(models) else iter(models)
