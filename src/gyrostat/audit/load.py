@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .._errors import ArgumentError, UnsafeFileError, missing_extra
+from .._errors import ArgumentError, ModelError, UnsafeFileError, missing_extra
 from .formats import sniff
 from .graph import inspect_graph
 from .pickles import PickleReport, walk
@@ -27,6 +27,9 @@ from .worker import Limits, Worker
 MAX_PICKLE = 64 << 20
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _NUMPY_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
+
+
+_OWN_FUNCTION = "hand gyrostat.scan a function of one such input that asks the model"
 
 
 @dataclass
@@ -254,10 +257,13 @@ class Session:
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         inputs = session.get_inputs()
         if len(inputs) != 1:
-            raise ArgumentError(f"the model takes {len(inputs)} inputs; only models of one input can be audited")
+            names = ", ".join(i.name[:40] for i in inputs[:8])
+            raise ModelError(
+                f"the model takes {len(inputs)} inputs ({names}) and a file is audited by one: {_OWN_FUNCTION}"
+            )
         dtype = _NUMPY_TYPES.get(inputs[0].type)
         if dtype is None:
-            raise ArgumentError(f"the model takes {inputs[0].type}; only floating-point inputs can be audited")
+            raise ModelError(f"the model takes {inputs[0].type} and noise is of floating point: {_OWN_FUNCTION}")
         shape = list(inputs[0].shape or [])[1:]
         if shape and all(isinstance(n, int) and n > 0 for n in shape):
             self.about["input_shape"] = shape

@@ -41,6 +41,7 @@ PAPER = {
     "base": "gauss_minmax",
     "clip": None,
 }
+CALL_VALUES = 1 << 21
 KINDS = ("gated", "conditional", "raw", "flip")
 _RULES = {
     "n": Integer(1),
@@ -50,7 +51,7 @@ _RULES = {
     "kind": OneOf(KINDS),
     "units": OneOf(("range", "std")),
     "noise_law": OneOf(tuple(LAWS)),
-    "batch_size": Integer(1),
+    "batch_size": Integer(1, optional=True),
     "reps": Integer(1),
     "seed": Integer(0),
 }
@@ -209,7 +210,7 @@ def titrate(
     labels: Any = None,
     noise_law: str = "white",
     noise: Tensor | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     device: Any = None,
     seed: int = 0,
     reps: int = 1,
@@ -236,7 +237,7 @@ def titrate(
         noise_law: What is poured in: ``white``, or for images ``smooth``, ``waves``, ``patches``, ``blobs``,
             ``mixed``.
         noise: Unit normals of your own, ``(N, ...)`` or one per level ``(S, N, ...)``.
-        batch_size: Inputs per call; it does not change the result.
+        batch_size: Inputs per call; by default 256, fewer where they are large. It does not change the result.
         device: Where batches go; by default where the module is.
         seed: Of the base and of the noise.
         reps: Draws of the noise; counts add up.
@@ -277,6 +278,7 @@ def titrate(
                 "scale them, or say the model's range with clip="
             )
     N, S = len(x), len(sigmas)
+    batch_size = batch_size or _fitting(x[0].numel())
     if noise is not None and tuple(noise.shape) not in (tuple(x.shape), (S, *x.shape)):
         raise ShapeError(f"titrate: noise must be {tuple(x.shape)} or {(S, *x.shape)}, got {tuple(noise.shape)}")
     truth = None if labels is None else torch.as_tensor(np.asarray(labels)).to(torch.int64)
@@ -322,6 +324,11 @@ def settings_hash(settings: dict[str, Any]) -> str:
     """What two curves must share to be compared: a digest of all settings but how the scores were read."""
     compared = {k: v for k, v in settings.items() if k != "outputs"}
     return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _fitting(values: int) -> int:
+    """Inputs per call: a power of two of them, so few that the layers of a network fit into memory nearby."""
+    return min(256, 1 << max(0, (CALL_VALUES // values).bit_length() - 1))
 
 
 def _grid(name: str, values: Any, high: float) -> np.ndarray:

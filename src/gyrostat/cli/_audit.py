@@ -24,6 +24,17 @@ def parse_shape(text: str | None) -> tuple[int, ...] | None:
     return tuple(int(p) for p in parts)
 
 
+def parse_range(text: str | None) -> tuple[float, float] | None:
+    """``"-1,1"`` as the valid range of an input."""
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError as error:
+        raise ArgumentError(f"--clip must be LOW,HIGH like -1,1, got {text!r}") from error
+    return low, high
+
+
 def build_architecture(name: str | None) -> Callable[[], Any] | None:
     """The user's own function ``MODULE:NAME``."""
     if name is None:

@@ -16,6 +16,7 @@ def calibrate(
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     input_shape: str | None = None,
     base: Path | None = None,
+    clip: str | None = None,
     method: Literal["white", "structured"] = "white",
     architecture: str | None = None,
     n: int | None = None,
@@ -38,6 +39,8 @@ def calibrate(
         Shape of one input, as 3,224,224, where the files do not say it.
     base
         Folder of images to start from, instead of images drawn from the seed.
+    clip
+        Valid range of an input, by default 0,1; a model that takes other values needs its own, as --clip=-1,1.
     method
         white noise; or structured, patches and waves over drawn textures, which finds local triggers of images better.
     architecture
@@ -58,13 +61,17 @@ def calibrate(
     from .._errors import ArgumentError
     from ..audit.load import load_model
     from ..audit.reference import calibrate as learn
-    from ._audit import build_architecture, overwrite_rule, parse_shape, progress_bar
+    from ._audit import build_architecture, overwrite_rule, parse_range, parse_shape, progress_bar
 
     overwrite_rule(out, force)
     if len(models) < 3:
         raise ArgumentError(f"calibrate: at least 3 clean models are needed, got {len(models)}")
     shape, build = parse_shape(input_shape), build_architecture(architecture)
-    options = {k: v for k, v in {"n": n, "seed": seed, "paper": paper or None}.items() if v is not None}
+    options = {
+        k: v
+        for k, v in {"n": n, "seed": seed, "paper": paper or None, "clip": parse_range(clip)}.items()
+        if v is not None
+    }
     with progress_bar(quiet, "asking the models") as on_batch:
         opened = []
         try:

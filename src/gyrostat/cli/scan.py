@@ -18,6 +18,7 @@ def scan(
     reference: Path | None = None,
     input_shape: str | None = None,
     base: Path | None = None,
+    clip: str | None = None,
     architecture: str | None = None,
     format: Literal["text", "json", "html", "sarif", "md"] = "text",
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
@@ -50,6 +51,8 @@ def scan(
         Shape of one input, as 3,224,224, where the file does not say it.
     base
         Folder of images to start from, instead of images drawn from the seed.
+    clip
+        Valid range of an input, by default 0,1; a model that takes other values needs its own, as --clip=-1,1.
     architecture
         MODULE:NAME of your function that builds the model that weights belong to.
     format
@@ -79,10 +82,10 @@ def scan(
     """
     from ..audit.scan import scan as audit
     from ..audit.worker import Limits
-    from ._audit import build_architecture, overwrite_rule, parse_shape, progress_bar, render
+    from ._audit import build_architecture, overwrite_rule, parse_range, parse_shape, progress_bar, render
 
     overwrite_rule(out, force)
-    options = {"n": n, "seed": seed, "paper": paper or None}
+    options = {"n": n, "seed": seed, "paper": paper or None, "clip": parse_range(clip)}
     with progress_bar(quiet, "asking the model") as on_batch:
         report = audit(
             model, reference=reference, input_shape=parse_shape(input_shape), base_images=base,
