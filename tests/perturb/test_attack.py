@@ -179,7 +179,16 @@ def test_recurrent_models_in_training_mode():
         ({"restarts": 0}, "restarts", ValueError),
         ({"random_start": "shpere"}, "did you mean 'sphere'", ValueError),
         ({"random_start": "sphere"}, "is for l2", ValueError),
+        ({"y": torch.full((32,), 12), "random_start": True}, "0 to 3", ValueError),
+        ({"y": torch.full((32,), -1), "restarts": 2}, "0 to 3", ValueError),
+        ({"targeted": torch.full((32,), 4)}, "0 to 3", ValueError),
+        ({"x": torch.ones(32, 3, dtype=torch.uint8)}, "floating", TypeError),
+        ({"eps": -0.1}, "eps must be a number >= 0", ValueError),
         ({"bounds": (1.0, 0.0)}, "bounds", ValueError),
+        ({"bounds": 1.0}, "bounds must be", ValueError),
+        ({"bounds": ("a", "b")}, "bounds must be", ValueError),
+        ({"bounds": (0.9, 1.0)}, "x leaves bounds", ValueError),
+        ({"start": torch.zeros(1, 2)}, "shape of x", ValueError),
     ],
 )
 def test_bad_input(change, word, error):

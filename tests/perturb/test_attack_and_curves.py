@@ -127,6 +127,15 @@ def test_a_seed_means_the_same_numbers_whatever_else_is_asked():
         ({"data": (torch.zeros(2, 6), torch.zeros(3))}, "data", ValueError),
         ({"data": (torch.zeros(0, 6), torch.zeros(0))}, "data", ValueError),
         ({"data": (torch.zeros(2, 7, dtype=F64), torch.zeros(2))}, "batch 0 does not fit", ValueError),
+        (
+            {"data": (torch.zeros(2, 6, dtype=torch.uint8), torch.zeros(2).long()), "levels": [0.1]},
+            "floating numbers",
+            TypeError,
+        ),
+        ({"data": (torch.zeros(2, 6, dtype=F64), torch.tensor([0, 99]))}, "labels must be integers", ValueError),
+        ({"data": (torch.zeros(2, 6, dtype=F64), torch.tensor([0, -1]))}, "labels must be integers", ValueError),
+        ({"model": lambda x: (x, x)}, "logits .*got tuple", RuntimeError),
+        ({"model": lambda x: x.flatten()}, "must return logits", RuntimeError),
     ],
 )
 def test_bad_input_names_the_argument(change, word, error):

@@ -329,6 +329,7 @@ def test_the_model_stays_its_own():
         ({"layers": ["0", "0"]}, "layers", ValueError),
         ({"alpha": -0.1}, "alpha", ValueError),
         ({"alpha": (0.0, 1.0)}, "alpha", ValueError),
+        ({"alpha": (1.0,)}, "a pair", ValueError),
         ({"alpha": "1"}, "alpha", TypeError),
         ({"additive": -1}, "additive", ValueError),
         ({"multiplicative": float("nan")}, "multiplicative", ValueError),

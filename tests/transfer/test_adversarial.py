@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from gyrostat._errors import ArgumentError
+from gyrostat._errors import ArgumentError, ShapeError
 from gyrostat.perturb.strategy import describe
 from gyrostat.train.strategy import make_strategy
 from gyrostat.train.task import Task
@@ -116,3 +116,57 @@ def test_robust_accuracy_falls_with_the_radius_and_is_exact_for_a_linear_model()
         for eps in (0.0, 0.05, 0.2):
             found = robust_accuracy(model, (x, y), norm=norm, eps=eps, bounds=None, batch_size=64)
             assert found == pytest.approx(float((margin > slope * eps).double().mean()), abs=0.006)
+
+
+def test_random_restarts_follow_the_generator_and_leave_the_global_stream():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    x, y = torch.rand(40, 6, dtype=F64), torch.arange(40) % 3
+    seen = []
+    model[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach().clone()))
+    state = torch.get_rng_state()
+
+    def run(seed):
+        seen.clear()
+        g = torch.Generator().manual_seed(seed)
+        held = robust_accuracy(model, (x, y), eps=0.1, steps=2, restarts=2, bounds=None, generator=g)
+        return held, torch.stack(seen)
+
+    (first, points), (again, same), (_, others) = run(1), run(1), run(2)
+    assert first == again
+    assert torch.equal(points, same)
+    assert not torch.equal(points, others)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+PAIR, FLAT = nn.Linear(4, 3), nn.Linear(4, 3)
+BAD = [
+    ({"model": lambda x: (PAIR(x), x)}, "got tuple", RuntimeError),
+    ({"model": lambda x: FLAT(x)[:, 0]}, "must return logits", RuntimeError),
+    ({"y": torch.tensor([0, 3])}, "from 0 to 2", ValueError),
+    ({"y": torch.tensor([0, -1])}, "from 0 to 2", ValueError),
+    ({"x": torch.ones(2, 4, dtype=torch.uint8)}, "floating", TypeError),
+    ({"x": torch.full((2, 4), 3.0)}, "leaves bounds", ValueError),
+    ({"bounds": 1}, "bounds must be", ValueError),
+]
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.1])
+@pytest.mark.parametrize(("change", "word", "error"), BAD)
+def test_robust_accuracy_names_bad_input_at_any_radius(change, word, error, eps):
+    given = {"model": nn.Linear(4, 3), "x": torch.full((2, 4), 0.5), "y": torch.tensor([0, 1]), "bounds": (0.0, 1.0)}
+    given |= change
+    with pytest.raises(error, match=word):
+        robust_accuracy(given.pop("model"), (given.pop("x"), given.pop("y")), eps=eps, **given)
+
+
+def test_the_strategy_names_bad_labels_and_outputs():
+    class Pair(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), x
+
+    for model, label, word in ((nn.Linear(4, 3), 3, "from 0 to 2"), (Pair(4, 3), 1, "got tuple")):
+        batch = SimpleNamespace(x=torch.full((1, 4), 0.5), y=torch.tensor([label]), lengths=None)
+        with pytest.raises((ArgumentError, ShapeError), match=word):
+            AdversarialTraining().attack(model, batch, CLASSIFY)
+        assert model.training

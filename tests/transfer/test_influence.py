@@ -193,6 +193,22 @@ def test_a_network_is_left_as_it_was_and_the_picture_draws():
     assert found.to_dict()["solver"] == "cholesky"
 
 
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = convnet()
+
+    def forward(self, x):
+        return self.body(x), x
+
+
+def test_one_sample_on_either_side():
+    x, y = images(1)
+    found = influence_scores(convnet(), (x, y), (x, y), l2=1e-2)
+    assert found.scores.shape == (1, 1)
+    torch.testing.assert_close(found.scores[0], found.self_scores)
+
+
 BAD = [
     ({"l2": 0.0}, "singular", ArgumentError),
     ({"l2": -1.0}, "l2 must be", ValueError),
@@ -211,6 +227,9 @@ BAD = [
     ({"model": nn.Flatten()}, "no torch.nn.Linear", ValueError),
     ({"model": 3}, "model must", TypeError),
     ({"model": nn.Sequential(nn.Flatten(), nn.Linear(25, 3), nn.Softmax(1))}, "logits", ValueError),
+    ({"model": Pair()}, "does not give the model's logits", ValueError),
+    ({"model": Pair(), "parameters": "all"}, "must return logits", ValueError),
+    ({"train": (torch.zeros(2, 1, 5, 5, dtype=torch.uint8), torch.tensor([0, 1]))}, "does not fit", ValueError),
     ({"solver": "chol"}, "cholesky", ValueError),
     ({"dtype": torch.float16}, "dtype", ValueError),
 ]
@@ -221,3 +240,5 @@ def test_bad_input_is_one_sentence(change, word, error):
     arguments = {"model": convnet(), "train": images(), "test": images(), "l2": 1e-2} | change
     with pytest.raises(error, match=word):
         influence_scores(**arguments)
+    if isinstance(arguments["model"], nn.Module):
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in arguments["model"].modules())

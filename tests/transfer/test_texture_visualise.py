@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gyrostat._errors import ArgumentError
+from gyrostat._errors import ArgumentError, ShapeError
 from gyrostat.transfer.network import ConvNet
 from gyrostat.transfer.texture import low_pass, shape_texture, shuffle_patches
 from gyrostat.transfer.visualise import visualise_features
@@ -93,3 +93,17 @@ def test_bad_input_is_one_sentence(change, word):
         visualise_features(**arguments)
     with pytest.raises(ArgumentError, match="images"):
         shape_texture(nn.Identity(), (torch.zeros(2, 3), torch.tensor([0, 1])))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in arguments["model"].modules())
+
+
+@pytest.mark.parametrize(
+    ("model", "label", "word"),
+    [
+        (lambda x: (x.flatten(1), x), 0, "got tuple"),
+        (lambda x: x.flatten(), 0, "must return logits"),
+        (nn.Flatten(), 16, "from 0 to 15"),
+    ],
+)
+def test_shape_texture_refuses_what_is_not_a_classifier_of_these_labels(model, label, word):
+    with pytest.raises((ArgumentError, ShapeError), match=word):
+        shape_texture(model, (torch.rand(1, 1, 4, 4), torch.tensor([label])))

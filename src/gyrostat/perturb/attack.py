@@ -92,13 +92,21 @@ def _check_input(x: Any, y: Any, bounds: Bounds, where: str) -> None:
     if not isinstance(y, Tensor) or len(y) != len(x):
         raise ArgumentError(f"{where}: y must be a tensor with one entry per sample, {len(x)}")
     if bounds is not None:
-        if len(bounds) != 2 or not bounds[0] < bounds[1]:
+        if not _is_range(bounds):
             raise ArgumentError(f"{where}: bounds must be (low, high) or None, got {bounds!r}")
         if x.numel() and (float(x.min()) < bounds[0] - 1e-6 or float(x.max()) > bounds[1] + 1e-6):
             raise ArgumentError(
                 f"{where}: x leaves bounds {bounds}: it lies in [{float(x.min()):.4g}, {float(x.max()):.4g}]; "
                 "normalise inside the model, or pass the bounds of your data, or bounds=None"
             )
+
+
+def _is_range(bounds: Any) -> bool:
+    try:
+        low, high = bounds
+        return bool(float(low) < float(high))
+    except (TypeError, ValueError):
+        return False
 
 
 def pgd(
@@ -163,7 +171,8 @@ def pgd(
         raise ArgumentError("pgd: random_start 'sphere' is for l2; use True or 'ball'")
     if targeted is not None and (not isinstance(targeted, Tensor) or targeted.shape != y.shape):
         raise ArgumentError(f"pgd: targeted must be labels of shape {tuple(y.shape)}")
-    measure = loss if loss is not None else _cross_entropy
+    if start is not None and (not isinstance(start, Tensor) or start.shape != x.shape):
+        raise ArgumentError(f"pgd: start must be a tensor of the shape of x, {tuple(x.shape)}")
     goal, sign = (y, 1.0) if targeted is None else (targeted, -1.0)
     clean = x.detach()
     if len(x) == 0 or (isinstance(radius, float) and radius == 0):
@@ -171,6 +180,17 @@ def pgd(
     eta = step_size if step_size is not None else 2.5 * radius / steps
     record = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
     kept, checked = clean.clone(), False
+
+    def measure(output: Tensor, goal: Tensor) -> Tensor:
+        nonlocal checked
+        if loss is not None:
+            return loss(output, goal)
+        if not checked:
+            check_logits(output, goal, "pgd", "; pass a function that does, or loss")
+            if not bool(torch.isfinite(output).all()):
+                raise NonFiniteError("pgd: the model's output for x has NaN or Inf")
+            checked = True
+        return F.cross_entropy(output, goal, reduction="none")
 
     def note(losses: Tensor, at: Tensor) -> None:
         nonlocal record, kept
@@ -192,11 +212,7 @@ def pgd(
                     note(measure(model(clean), goal), clean)
             for _ in range(steps):
                 at = point.detach().requires_grad_()
-                output = model(at)
-                if loss is None and not checked:
-                    _check_logits(output, goal)
-                    checked = True
-                losses = measure(output, goal)  # (B,)
+                losses = measure(model(at), goal)  # (B,)
                 (G,) = torch.autograd.grad(losses.sum(), at)
                 if best:
                     note(losses, point)
@@ -213,20 +229,15 @@ def pgd(
     return kept
 
 
-def _cross_entropy(output: Tensor, y: Tensor) -> Tensor:
-    return F.cross_entropy(output, y, reduction="none")
-
-
-def _check_logits(output: Any, y: Tensor) -> None:
+def check_logits(output: Any, y: Tensor, where: str, hint: str = "; pass a function that does") -> None:
+    """Refuse an output that is not logits ``(B, K)``, and labels ``(B,)`` that are none of its classes."""
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(y) or not output.is_floating_point():
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ShapeError(
-            f"pgd: the model must return logits ({len(y)}, K), got {found}; pass a function that does, or loss"
-        )
+        raise ShapeError(f"{where}: the model must return logits ({len(y)}, K), got {found}{hint}")
     if y.is_floating_point() or y.ndim != 1 or int(y.min()) < 0 or int(y.max()) >= output.shape[1]:
-        raise ArgumentError(f"pgd: labels must be integers (B,) from 0 to {output.shape[1] - 1}, the model's classes")
-    if not bool(torch.isfinite(output).all()):
-        raise NonFiniteError("pgd: the model's output for x has NaN or Inf")
+        raise ArgumentError(
+            f"{where}: labels must be integers (B,) from 0 to {output.shape[1] - 1}, the model's classes"
+        )
 
 
 def _random_offset(

@@ -23,7 +23,7 @@ from .._errors import ArgumentError, ArgumentTypeError
 from .._results import Result
 from .._rng import torch_stream
 from ..numerics.noise import LAWS
-from .attack import Bounds, evaluation_mode, fgsm, pgd
+from .attack import Bounds, check_logits, evaluation_mode, fgsm, pgd
 from .corruptions import CORRUPTIONS, corrupt
 
 ATTACKS = ("fgsm", "pgd_linf", "pgd_l2")
@@ -153,9 +153,11 @@ def right_answers(model: Callable[[Tensor], Tensor], batches: Iterable[tuple[Ten
     for b, (x, y) in enumerate(batches):
         with torch.no_grad():
             try:
-                right += int((model(x).argmax(-1) == y).sum())
+                output = model(x)
             except (RuntimeError, ValueError) as error:
                 raise ArgumentError(f"{where}: data: batch {b} does not fit the model: {error}") from error
+        check_logits(output, y, where)
+        right += int((output.argmax(-1) == y).sum())
     return right
 
 
@@ -178,6 +180,10 @@ def _perturb(
         return pgd(model, x, y, norm=perturbation.removeprefix("pgd_"), eps=level, steps=steps, bounds=bounds)
     if perturbation in CORRUPTIONS:
         return corrupt(x, perturbation, int(level), seed=seed)
+    if not x.is_floating_point():
+        raise ArgumentTypeError(
+            f"robustness_curve: data: inputs must be floating numbers to be perturbed, got {x.dtype}"
+        )
     # drawn on the CPU, so that a seed means the same numbers on every device
     host = x.cpu()
     if perturbation == "salt_pepper":

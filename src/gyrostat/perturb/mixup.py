@@ -126,6 +126,8 @@ class NoisyFeatureMixup:
             raise ArgumentTypeError(f"{where}: model must not be DataParallel; use DistributedDataParallel")
         if isinstance(layers, str) or not layers or len(set(layers)) != len(layers):
             raise ArgumentError(f"{where}: layers must be a list of different names, at least one, got {layers!r}")
+        if isinstance(alpha, tuple) and len(alpha) != 2:
+            raise ArgumentError(f"{where}: alpha must be a number or a pair (alpha, beta), got {alpha!r}")
         for value in alpha if isinstance(alpha, tuple) else (alpha,):
             Real(low=0, closed="neither" if isinstance(alpha, tuple) else "both").check("alpha", value, where)
         if layer_probs is not None and (

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .._checks import Boolean, Integer, OneOf, Real, check
 from .._errors import ArgumentError, ArgumentTypeError
 from ..analysis.hessian import as_batches
-from ..perturb.attack import NORMS, Bounds, evaluation_mode, pgd
+from ..perturb.attack import NORMS, Bounds, check_logits, evaluation_mode, pgd
 from ..perturb.strategy import Batch, Task, unwrapped
 
 _RULES = {
@@ -117,11 +117,20 @@ class AdversarialTraining:
         x = batch.x
         if not x.is_floating_point():
             raise ArgumentTypeError(f"adversarial: inputs must be floating numbers to be perturbed, got {x.dtype}")
+        checked = task.name != "classify"
+
+        def losses(output: Any, y: Tensor) -> Tensor:
+            nonlocal checked
+            if not checked:
+                check_logits(output, y, "adversarial", "")
+                checked = True
+            return task.losses(output, y, batch.lengths)
+
         with evaluation_mode(core):
             return pgd(
                 lambda at: task.output(core, at, batch.lengths), x, batch.y, norm=self.norm, eps=self.eps,
                 steps=self.steps, step_size=self.step_size, random_start=self.random_start, bounds=self.bounds,
-                loss=lambda output, y: task.losses(output, y, batch.lengths), generator=generator,
+                loss=losses, generator=generator,
             )  # fmt: skip
 
     def measure(self, model: nn.Module, batches: Iterable[Batch], task: Task, limit: int = 512) -> dict[str, Any]:
@@ -172,6 +181,7 @@ def robust_accuracy(
     batch_size: int = 256,
     step_size: float | None = None,
     restarts: int = 1,
+    generator: torch.Generator | None = None,
 ) -> float:
     """Share of samples that are classified rightly and stay so under PGD; an upper bound of the true robust accuracy.
 
@@ -184,7 +194,8 @@ def robust_accuracy(
         bounds: Range of valid inputs, or None.
         batch_size: Splits ``(x, y)``.
         step_size: 2.5 eps / steps when left out.
-        restarts: Attack runs of which the worst counts; those after the first start at random, from torch's own stream.
+        restarts: Attack runs of which the worst counts; those after the first start at random.
+        generator: For random starts; torch's own stream when left out.
 
     Raises:
         ArgumentError: Inputs outside the bounds, data that do not fit the model.
@@ -201,10 +212,13 @@ def robust_accuracy(
     right, count = 0, 0
     for x, y in as_batches(data, batch_size, "robust_accuracy"):
         found = pgd(
-            model, x, y, norm=norm, eps=eps, steps=steps, step_size=step_size, restarts=restarts, bounds=bounds
+            model, x, y, norm=norm, eps=eps, steps=steps, step_size=step_size, restarts=restarts, bounds=bounds,
+            generator=generator,
         )  # fmt: skip
         with evaluation_mode(model), torch.no_grad():
             # a sample that was wrong before may be right after: the attack raised its loss in another class
-            held = (model(x).argmax(-1) == y) & (model(found).argmax(-1) == y)
+            clean = model(x)
+            check_logits(clean, y, "robust_accuracy")
+            held = (clean.argmax(-1) == y) & (model(found).argmax(-1) == y)
         right, count = right + int(held.sum()), count + len(y)
     return right / count

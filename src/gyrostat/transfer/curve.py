@@ -19,7 +19,7 @@ from .._checks import Integer
 from .._errors import ArgumentError
 from .._results import Result
 from .._rng import torch_stream
-from ..perturb.attack import evaluation_mode
+from ..perturb.attack import check_logits, evaluation_mode
 from .fine_tune import fine_tune
 from .parts import labelled
 
@@ -178,7 +178,7 @@ def learning_curve(
                 if point not in known:
                     rows = chains[j][i].to(y.device)
                     tuned = fine_tune(model, (x[rows], y[rows]), num_classes=classes, seed=seed + j, **settings)
-                    known[point] = accuracy_of(tuned.model, xt, yt)
+                    known[point] = accuracy_of(tuned.model, xt, yt, where="learning_curve")
                     if on_point:
                         on_point(point, known[point])
             accuracy[name][n] = tuple(known[name, n, j] for j in range(subsets))
@@ -186,10 +186,14 @@ def learning_curve(
 
 
 @torch.no_grad()
-def accuracy_of(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, batch_size: int = 512) -> float:
+def accuracy_of(
+    model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, batch_size: int = 512, where: str = "accuracy"
+) -> float:
     """Share of right answers in evaluation mode."""
     right = 0
     with evaluation_mode(model):
         for part, target in zip(x.split(batch_size), y.split(batch_size)):
-            right += int((model(part).argmax(-1) == target).sum())
+            output = model(part)
+            check_logits(output, target, where)
+            right += int((output.argmax(-1) == target).sum())
     return right / len(y)

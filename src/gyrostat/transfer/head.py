@@ -140,9 +140,14 @@ def solve_cholesky(H: Tensor, shift: float, G: Tensor) -> Solved:
             "damping=, or take solver='pinv'"
         )
     x = torch.cholesky_solve(G, L)
-    size = min(16, G.shape[1])
-    error = (H @ x[:, :size] - G[:, :size]).norm(dim=0) / G[:, :size].norm(dim=0).clamp_min(1e-300)
-    return Solved(x, float(error.max()), 0, len(H))
+    return Solved(x, _residual(H, x, G), 0, len(H))
+
+
+def _residual(H: Tensor, x: Tensor, G: Tensor, columns: int = 16) -> float:
+    """The worst relative residual of the first columns, in float64 whatever the solve was in, a piece of H at a time."""
+    x, G = x[:, :columns].double(), G[:, :columns].double()
+    Hx = torch.cat([rows.double() @ x for rows in H.split(max(1, _CHUNK // len(H)))])
+    return float(((Hx - G).norm(dim=0) / G.norm(dim=0).clamp_min(1e-300)).max())
 
 
 def solve_pinv(H: Tensor, shift: float, rcond: float, G: Tensor) -> Solved:

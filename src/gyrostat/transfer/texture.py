@@ -131,9 +131,11 @@ def shape_texture(
         >>> found.low_pass[0], found.n_samples
         (1.0, 4)
     """
-    x, y = labelled(data, "shape_texture")
-    smooth = tuple(accuracy_of(model, low_pass(x, f), y) for f in factors)
+    where = "shape_texture"
+    x, y = labelled(data, where)
+    smooth = tuple(accuracy_of(model, low_pass(x, f), y, where=where) for f in factors)
     broken = []
     for g in grids:
-        broken.append(accuracy_of(model, shuffle_patches(x, g, generator=torch_stream(seed, "patches", g)), y))
+        shuffled = shuffle_patches(x, g, generator=torch_stream(seed, "patches", g))
+        broken.append(accuracy_of(model, shuffled, y, where=where))
     return ShapeTexture(tuple(factors), smooth, tuple(grids), tuple(broken), len(y))
