@@ -256,3 +256,14 @@ def test_orthogonal_and_vector_field_recurrences_copy(tmp_path):
     # spec: cross-entropy below .13 after 300 steps in every mode; without memory it is 5 ln 8 / 40 = .26
     for finding in get_recipe("copy-orthogonal", "smoke")[0].run("smoke", tmp_path):
         assert finding.quantity == "steps" or finding.value < 0.13, finding
+
+
+def test_the_settings_of_a_run_are_gone_after_it():
+    from gyrostat.train.compare import one_thread
+
+    tiny, threads = torch.tensor([1e-40]), torch.get_num_threads()
+    assert tiny * 0.5 > 0
+    with one_thread():
+        assert tiny * 0.5 == 0
+    assert tiny * 0.5 > 0
+    assert torch.get_num_threads() == threads

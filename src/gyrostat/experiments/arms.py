@@ -107,7 +107,7 @@ def once(job: Job, measure: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     summary = folder / "summary.json"
     if summary.is_file():
         return json.loads(summary.read_text())
-    one_thread()
-    found = measure(folder)
+    with one_thread():
+        found = measure(folder)
     write_atomically(summary, json.dumps(found, indent=1).encode())
     return found

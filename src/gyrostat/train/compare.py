@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import multiprocessing
 import os
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -114,28 +115,35 @@ def work(job: Job) -> dict[str, Any]:
     summary = folder / "summary.json"
     if summary.is_file():
         return json.loads(summary.read_text())
-    one_thread()
     data = open_data(job.data, **job.data_options)
     config = TrainConfig(**job.train)
-    if not (folder / "result.json").is_file():
-        train(data, ModelConfig(**job.model), config, folder, record=spectra)
-    model, _ = load_model(folder)
-    result = json.loads((folder / "result.json").read_text())
-    eigenvalues = {k: _eigenvalues(m) for k, m in matrices_of(model).items()}
-    result |= {"robustness": robustness(model, data, config.seed), "eigenvalues": eigenvalues}
+    with one_thread():
+        if not (folder / "result.json").is_file():
+            train(data, ModelConfig(**job.model), config, folder, record=spectra)
+        model, _ = load_model(folder)
+        result = json.loads((folder / "result.json").read_text())
+        eigenvalues = {k: _eigenvalues(m) for k, m in matrices_of(model).items()}
+        result |= {"robustness": robustness(model, data, config.seed), "eigenvalues": eigenvalues}
     from ..report.page import write_atomically
 
     write_atomically(summary, json.dumps(result).encode())
     return result
 
 
-def one_thread() -> None:
-    """Settings of a process that does one of several runs."""
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Settings under which one of several runs is done; the caller's come back."""
     import torch
 
+    threads, kept = torch.get_num_threads(), bool(torch.tensor([1e-40]) * 0.5 > 0)
     torch.set_num_threads(1)
     # vanishing gradients end in denormal numbers, which are many times slower and mean nothing here
     torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(not kept)
 
 
 def _eigenvalues(matrix: Any) -> list[list[float]]:
