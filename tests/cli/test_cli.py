@@ -74,6 +74,25 @@ def test_train_predict_and_no_overwriting(tmp_path, monkeypatch, capsys):
         assert (tmp_path / f"{name}.out").read_text().splitlines() == rows[:2]
 
 
+def test_predictions_at_every_step(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    X = np.random.default_rng(0).normal(size=(20, 6, 2))
+    answers = {"numbers": np.cumsum(X, 1), "labels": (np.cumsum(X[:, :, 0], 1) > 0).astype(int)}
+    for name, y in answers.items():
+        np.savez(f"{name}.npz", X=X, y=y)
+        assert run(["train", f"{name}.npz", "--model", "lem", "--epochs", "1", "--quiet", "--out", name]) == 0
+        capsys.readouterr()
+        assert run(["predict", name, f"{name}.npz", "--out", f"{name}.csv"]) == 0
+        assert "predictions for 20 sequences" in capsys.readouterr().out
+    rows = [line.split(",") for line in (tmp_path / "numbers.csv").read_text().splitlines()]
+    assert rows[0] == ["row", "step", "prediction_0", "prediction_1"]
+    assert [r[:2] for r in rows[1:]] == [[str(i), str(t)] for i in range(20) for t in range(6)]
+    rows = [line.split(",") for line in (tmp_path / "labels.csv").read_text().splitlines()]
+    assert rows[0] == ["row", "step", "prediction", "p_0", "p_1"]
+    assert all(r[2] == str(int(float(r[4]) > float(r[3]))) for r in rows[1:])
+    assert len(rows) == 121
+
+
 def test_a_folder_that_is_not_ours_is_never_cleared(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "precious").mkdir()

@@ -5,6 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def _columns(classes: list[str] | None, size: int) -> list[str]:
+    if classes is not None:
+        return ["prediction", *(f"p_{c}" for c in classes)]
+    return ["prediction"] if size == 1 else [f"prediction_{k}" for k in range(size)]
+
+
+def _told(values: list[float], classes: list[str] | None) -> list[str]:
+    if classes is None:
+        return [repr(v) for v in values]
+    return [classes[max(range(len(values)), key=values.__getitem__)], *(f"{v:.6f}" for v in values)]
+
+
 def predict(run: Path, data: str, /, *, out: Path = Path("predictions.csv"), force: bool = False) -> int:
     """Write the predictions of a trained model for a data file as CSV.
 
@@ -14,7 +26,8 @@ def predict(run: Path, data: str, /, *, out: Path = Path("predictions.csv"), for
     Args:
         run: Run directory of gyrostat train, or its model.safetensors.
         data: A .npz, .csv or .ts file, or a built-in set.
-        out: The CSV file to write: row, prediction, and for classes the probability of each.
+        out: The CSV file to write: row, prediction, and for classes the probability of each; where the model
+            answers at every step, one line per step, with its number.
         force: Replace an existing file.
     """
     import csv
@@ -43,26 +56,23 @@ def predict(run: Path, data: str, /, *, out: Path = Path("predictions.csv"), for
         raise ArgumentError(
             f"{data}: has {opened.n_features} features, the model was trained on {model.config.input_size}"
         )
-    if model.config.task in ("predict", "tag"):
-        raise ArgumentError(
-            f"{run}: predicts a value at every step; gyrostat predict writes one line per sequence only"
-        )
     batches = Batches(opened, "test", 256)
     batches.rows = np.arange(len(opened.x))
-    classes = facts.get("classes", [])
     text = io.StringIO()
     writer = csv.writer(text)
-    classify = model.config.task == "classify"
-    writer.writerow(["row", "prediction", *(f"p_{c}" for c in classes)] if classify else ["row", "prediction"])
-    row = 0
-    with torch.no_grad():
-        for batch in batches.epoch():
+    by_step = model.config.task in ("predict", "tag")
+    classes = facts.get("classes", []) if model.config.task in ("classify", "tag") else None
+    count = 0
+    for batch in batches.epoch():
+        with torch.no_grad():
             output = model(batch.x, batch.lengths)
-            for values in (output.softmax(-1) if classify else output).tolist():
-                best = max(range(len(values)), key=values.__getitem__)
-                told = [classes[best], *(f"{v:.6f}" for v in values)] if classify else [repr(v) for v in values]
-                writer.writerow([row, *told])
-                row += 1
+        lengths = batch.lengths.tolist() if batch.lengths is not None else [batch.x.shape[1]] * len(output)
+        for values, length in zip((output if classes is None else output.softmax(-1)).tolist(), lengths):
+            if not count:
+                writer.writerow(["row", *(["step"] if by_step else []), *_columns(classes, output.shape[-1])])
+            for step, numbers in enumerate(values[:length] if by_step else [values]):
+                writer.writerow([count, *([step] if by_step else []), *_told(numbers, classes)])
+            count += 1
     write_atomically(out, text.getvalue().encode())
-    print(f"{row} predictions in {out}")
+    print(f"predictions for {count} {'sequence' if count == 1 else 'sequences'} in {out}")
     return 0
