@@ -93,6 +93,27 @@ def test_predictions_at_every_step(tmp_path, monkeypatch, capsys):
     assert len(rows) == 121
 
 
+def test_a_graph_as_an_option(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    line = [
+        "train",
+        "digits",
+        "--model",
+        "vector_field",
+        "--hidden-size",
+        "4",
+        "--epochs",
+        "1",
+        "--quiet",
+        "--out",
+        "r",
+    ]
+    assert run([*line, "--set", "geometry=[[0,1],[1,2],[2,3]]"]) == 0
+    assert run(["predict", "r", "digits"]) == 0
+    assert run([*line, "--force", "--set", "geometry=[[0,1],[1"]) == 2
+    assert "JSON list" in capsys.readouterr().err
+
+
 def test_a_folder_that_is_not_ours_is_never_cleared(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "precious").mkdir()

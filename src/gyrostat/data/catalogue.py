@@ -7,6 +7,7 @@ A source is a file of this folder with a ``SOURCES`` table of name to :class:`So
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import pkgutil
 from collections.abc import Iterable
@@ -112,19 +113,26 @@ def _look_up(text: str) -> tuple[str, Source, dict[str, Any]]:
 
 
 def parse_options(pairs: Iterable[str], where: str) -> dict[str, Any]:
-    """Options from ``key=value`` words; values that look like numbers or true/false become them."""
+    """Options from ``key=value`` words; values that look like numbers, true/false or JSON lists become them."""
     options: dict[str, Any] = {}
     for pair in filter(None, pairs):
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
             raise DataError(f"{where}: options are written key=value, got {pair!r}")
-        options[key.strip()] = _value(value.strip())
+        try:
+            options[key.strip()] = _value(value.strip())
+        except json.JSONDecodeError:
+            raise DataError(
+                f"{where}: {key.strip()} must be a JSON list such as [[0,1],[1,2]], got {value!r}"
+            ) from None
     return options
 
 
 def _value(word: str) -> Any:
     if word.lower() in ("true", "false"):
         return word.lower() == "true"
+    if word.startswith("["):
+        return json.loads(word)
     for kind in (int, float):
         try:
             return kind(word)
