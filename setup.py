@@ -1,4 +1,5 @@
-"""The native recurrent kernels: one C++17 file, built once for each instruction set, loaded by ctypes at run time.
+"""The native recurrent kernels: one C++17 file, built once for each instruction set, loaded by ctypes at run time; on x86-64
+another beside it, whose products are in bfloat16.
 
 Everything else about the package is in pyproject.toml. Without a compiler the package installs all the same.
 """
@@ -14,7 +15,10 @@ KERNELS = Path("src/gyrostat/recurrent/kernels")
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 FLAGS += ["-ffp-contract=fast"]  # a product and a sum are one rounding on every machine that can
 LEVELS = {"v2": ["-march=x86-64-v2"], "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
-TARGETS = LEVELS if platform.machine() in ("x86_64", "AMD64") else {"generic": []}
+X86 = platform.machine() in ("x86_64", "AMD64")
+BUILDS = [("native.cpp", level, flags) for level, flags in (LEVELS if X86 else {"generic": []}).items()]
+if X86:
+    BUILDS += [("native_bf16.cpp", "bf16", [*LEVELS["v4"], "-mavx512bf16", "-mamx-tile", "-mamx-bf16"])]
 
 
 class BuildKernels(build_ext):
@@ -51,14 +55,14 @@ setup(
     ext_modules=[
         Extension(
             f"gyrostat.recurrent.kernels._native_{level}",
-            [str(KERNELS / "csrc" / "native.cpp")],
+            [str(KERNELS / "csrc" / source)],
             depends=sorted(str(p) for p in (KERNELS / "csrc").glob("*.h")),
             extra_compile_args=[*FLAGS, *flags],
             libraries=["dl", "pthread"] if platform.system() == "Linux" else [],
             language="c++",
             optional=True,
         )
-        for level, flags in TARGETS.items()
+        for source, level, flags in BUILDS
     ],
     cmdclass={"build_ext": BuildKernels, "bdist_wheel": AnyPython},
 )

@@ -9,7 +9,7 @@ from gyrostat import Recurrent
 from gyrostat.recurrent.kernels import native
 
 THERE, WHY = native.available()
-NATIVE = ("test_agreement", "test_operators", "test_runtime")
+NATIVE = ("test_agreement", "test_bf16", "test_operators", "test_runtime")
 
 # every epilogue: (cell, its options)
 FAMILY = [

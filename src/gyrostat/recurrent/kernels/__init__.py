@@ -23,7 +23,7 @@ _SAID: set[str] = set()
 
 def find(cell: Cell, dtype: torch.dtype, device: torch.device) -> tuple[Runner | None, str]:
     """The fused runner of ``cell`` for this type and device and what it runs on, or ``None`` and the reason why not."""
-    from . import gpu, native, plans
+    from . import bf16, gpu, native, plans
     from .run import run_fused
 
     if os.environ.get("GYROSTAT_BACKEND") == "reference":
@@ -42,17 +42,18 @@ def find(cell: Cell, dtype: torch.dtype, device: torch.device) -> tuple[Runner |
         return None, reason
     if dtype not in (torch.float32, torch.float64):
         return None, f"the fused kernels compute in float32 and float64, not {str(dtype).removeprefix('torch.')}"
-    return run_fused, reason
+    return run_fused, reason + bf16.describe(cell, dtype)
 
 
 def describe() -> dict[str, Any]:
     """What the fused kernels are here: the library in use or why there is none, all builds, threads."""
-    from . import library, native
+    from . import bf16, library, native
 
     return {
         "library": native.REASON,
         "builds": " ".join(library.builds()) or "none",
         "threads": torch.get_num_threads(),
+        "precision": bf16.precision() + bf16.describe(),
     }
 
 

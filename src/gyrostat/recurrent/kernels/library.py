@@ -12,6 +12,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ABI = 1
 LEVELS = ("generic", "v2", "v3", "v4")
+EXTRA = ("amx", "bf16")  # instructions beyond the levels, see ``bf16``: for everything else the newest level serves
 
 
 def load() -> tuple[ctypes.CDLL | None, str]:
@@ -20,16 +21,20 @@ def load() -> tuple[ctypes.CDLL | None, str]:
     if not built:
         return None, "the native library is not built: install with a C++17 compiler (pip install reports its error)"
     wanted = os.environ.get("GYROSTAT_ISA")
-    if wanted:
+    if wanted and wanted not in EXTRA:
         if wanted not in built:
             return None, f"GYROSTAT_ISA={wanted!r} is not among the builds here: {', '.join(built)}"
         return _open(wanted)
-    base, reason = _open(built[0])
-    if base is None:
-        return None, reason
-    level = base.gy_cpu_level()
+    level = cpu_level()
     usable = [b for b in built if LEVELS.index(b) <= max(level, LEVELS.index(built[0]))]
     return _open(usable[-1])
+
+
+def cpu_level() -> int:
+    """The newest of ``LEVELS`` that this processor can run, as its place there; 0 where no library can say."""
+    built = builds()
+    base = _open(built[0])[0] if built else None
+    return 0 if base is None else base.gy_cpu_level()
 
 
 def builds() -> list[str]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...numerics.tableau import tableau
+from . import bf16
 from .library import load
 from .shapes import BLOCK, LIMIT, lem_slots, lipschitz_slots, sequence_shape, stash_shape
 
@@ -128,7 +129,11 @@ def _call(
     suffix = {torch.float32: "f32", torch.float64: "f64"}.get(like.dtype)
     if suffix is None:
         raise ValueError(f"gyrostat: the native kernels compute in float32 and float64, not {like.dtype}")
-    code = getattr(_native(), f"gy_{name}_{suffix}")(ctypes.byref(arguments), int(backward))
+    rounded = None if backward else bf16.function(name, integers, like.dtype)
+    if rounded is not None:
+        code = rounded(ctypes.byref(arguments))
+    else:
+        code = getattr(_native(), f"gy_{name}_{suffix}")(ctypes.byref(arguments), int(backward))
     if code:
         raise MemoryError("gyrostat: the native kernel could not get its memory; memory='low' needs far less")
 

@@ -26,7 +26,7 @@ template <class Arguments> class Batch {
     const int most = chunk_of(part);
     for (int r = int(end_of(part - 1)), end = int(end_of(part)); r < end; r += most) work(r, std::min(most, end - r));
   }
-  int rows_usual() const { return int(std::min<int64_t>(g.B / parts_of(), 8)); }
+  int rows_usual() const { return int(std::min<int64_t>(g.B / parts_of(), 32)); }
   bool active(int t, int row) const { return !g.active || ((const uint8_t*)g.active)[t * g.B + row]; }
 
  private:

@@ -17,7 +17,8 @@ struct gy_lem {
 
 namespace gy {
 
-template <class T> class Lem : Batch<gy_lem> {
+// Hidden: as for Lipschitz
+template <class T, class Hidden = Panels<T>> class Lem : Batch<gy_lem> {
   static constexpr int L = Simd<T>::lanes;
   using V = Vec<T>;
   enum Slot { S2, S1, C, E, KEPT };  // what the stash keeps of a step; the parts of the gradient have the same order but
@@ -25,7 +26,8 @@ template <class T> class Lem : Batch<gy_lem> {
   using Base = Batch<gy_lem>;
   using Base::g, Base::active, Base::chunk_of, Base::each_chunk, Base::parts_of, Base::rows_usual;
   const int H, F, columns, wide;
-  Panels<T> wy, wz, xy, xz, by, bz, bx;
+  Hidden wy, wz;
+  Panels<T> xy, xz, by, bz, bx;
 
   struct Tape {
     T *y = nullptr, *z = nullptr, *slots = nullptr;
@@ -45,14 +47,18 @@ template <class T> class Lem : Batch<gy_lem> {
   };
 
  public:
-  explicit Lem(const gy_lem& args)
-      : Base(args), H(int(g.H)), F(int(g.F)), columns(Panels<T>::vectors(H)), wide(columns * L) {}
+  template <class... How>
+  explicit Lem(const gy_lem& args, How... how)
+      : Base(args), H(int(g.H)), F(int(g.F)), columns(Panels<T>::vectors(H)), wide(columns * L), wy(how...), wz(how...) {}
 
   void forward() {
     pack_forward();
     Team::run(parts_of(), [&](int part) {
       Worker w;
-      each_chunk(part, [&](int r0, int n) { forward_rows(w, r0, n); });
+      each_chunk(part, [&](int r0, int n) {
+        const typename Hidden::Session session(wy, n);
+        forward_rows(w, r0, n);
+      });
     });
   }
 

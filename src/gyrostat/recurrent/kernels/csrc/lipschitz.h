@@ -20,7 +20,8 @@ namespace gy {
 enum Phi { TANH, RELU, SIGMOID, IDENTITY, MODRELU };
 enum Noise { NONE, SDE, SCALAR, RELEASED, GIVEN };
 
-template <class T> class Lipschitz : Batch<gy_lipschitz> {
+// Hidden: how the weights of the states are kept and multiplied with (Panels, or Pairs for the forward pass alone)
+template <class T, class Hidden = Panels<T>> class Lipschitz : Batch<gy_lipschitz> {
   static constexpr int L = Simd<T>::lanes;
   using V = Vec<T>;
   using Base = Batch<gy_lipschitz>;
@@ -30,7 +31,8 @@ template <class T> class Lipschitz : Batch<gy_lipschitz> {
   const int each;  // kept per stage: phi, gate, f before the gate
   const int columns, wide;
   const V root_of_step;
-  Panels<T> wh, wx, bh, bx;
+  Hidden wh;
+  Panels<T> wx, bh, bx;
 
   // Where the states and what the backward pass reads are kept: the stash, or one block of a thread.
   struct Tape {
@@ -49,16 +51,20 @@ template <class T> class Lipschitz : Batch<gy_lipschitz> {
   };
 
  public:
-  explicit Lipschitz(const gy_lipschitz& args)
+  template <class... How>
+  explicit Lipschitz(const gy_lipschitz& args, How... how)
       : Base(args), H(int(g.H)), F(int(g.F)), S(int(g.stages)), P(g.A ? 2 : 1), I(g.gated ? 2 : 1), linear(g.A),
         each_f(linear && (g.gated || g.learns_dt)), each(1 + int(g.gated) + each_f), columns(Panels<T>::vectors(H)),
-        wide(columns * L), root_of_step(root(splat<T>(T(g.step)))) {}
+        wide(columns * L), root_of_step(root(splat<T>(T(g.step)))), wh(how...) {}
 
   void forward() {
     pack_forward();
     Team::run(parts_of(), [&](int part) {
       Worker w;
-      each_chunk(part, [&](int r0, int n) { forward_rows(w, r0, n); });
+      each_chunk(part, [&](int r0, int n) {
+        const typename Hidden::Session session(wh, n);
+        forward_rows(w, r0, n);
+      });
     });
   }
 

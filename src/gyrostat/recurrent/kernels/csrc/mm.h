@@ -119,6 +119,9 @@ template <class T> struct Panels {
         }
     K = blocks * padded;
   }
+  struct Session {
+    Session(const Panels&, int) {}  // a thread needs no mode for these products
+  };
   const Vec<T>* panel(int j) const { return data.get() + size_t(j) * K * V; }
 };
 

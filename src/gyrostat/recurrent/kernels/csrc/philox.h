@@ -12,9 +12,9 @@ GY_INLINE Words multiply(Words a, uint64_t constant) {
   const Words b = constant - Words{};
 #if defined(__AVX512F__)
   return (Words)_mm512_mul_epu32((__m512i)a, (__m512i)b);
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) && GY_BYTES == 32
   return (Words)_mm256_mul_epu32((__m256i)a, (__m256i)b);
-#elif defined(__x86_64__)
+#elif defined(__x86_64__) && GY_BYTES == 16
   return (Words)_mm_mul_epu32((__m128i)a, (__m128i)b);
 #else
   return (a & 0xffffffffu) * b;

@@ -9,7 +9,7 @@
 #include <immintrin.h>
 #endif
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(GY_WIDE)  // GY_WIDE: vectors of this width as the compiler makes them, for tests
 #define GY_BYTES 64
 #define GY_REGISTERS 32
 #elif defined(__AVX2__)
@@ -68,7 +68,7 @@ template <class T> GY_INLINE void store(T* p, Vec<T> v, int n) { n >= Simd<T>::l
 #if defined(__AVX512F__)
 GY_INLINE Vec<float> root(Vec<float> v) { return (Vec<float>)_mm512_sqrt_ps((__m512)v); }
 GY_INLINE Vec<double> root(Vec<double> v) { return (Vec<double>)_mm512_sqrt_pd((__m512d)v); }
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) && GY_BYTES == 32
 GY_INLINE Vec<float> root(Vec<float> v) { return (Vec<float>)_mm256_sqrt_ps((__m256)v); }
 GY_INLINE Vec<double> root(Vec<double> v) { return (Vec<double>)_mm256_sqrt_pd((__m256d)v); }
 #else
