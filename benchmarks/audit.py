@@ -17,7 +17,8 @@ from audit_zoo import FAMILIES, STAGES, family
 from sklearn.metrics import roc_auc_score
 
 from gyrostat import TitrationCurve, titrate
-from gyrostat.audit.reference import METHODS, SOFTENING, deviation
+from gyrostat.audit.calibration import METHODS
+from gyrostat.audit.reference import SOFTENING, deviation
 
 LEVELS = (0, 0.2, 0.5, 1.0, 2.0)
 PROBES = {

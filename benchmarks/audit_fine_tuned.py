@@ -23,8 +23,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
+from gyrostat.audit.calibration import calibrate
 from gyrostat.audit.load import load_model
-from gyrostat.audit.reference import calibrate
 from gyrostat.audit.scan import scan
 from gyrostat.data.cifar10 import cifar10_images
 

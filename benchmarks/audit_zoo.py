@@ -25,6 +25,7 @@ FAMILIES = {
 STAGES = {
     "development": (range(5), range(5, 15), range(8)),
     "confirmation": (range(100, 105), range(105, 125), range(100, 110)),
+    "second": (range(200, 219), range(220, 240), range(200, 210)),
 }
 
 

@@ -75,8 +75,8 @@ _PUBLIC: dict[str, str] = {
     # audit
     "Reference": "audit.reference",
     "TitrationCurve": "audit.titration",
-    "Verdict": "audit.reference",
-    "calibrate": "audit.reference",
+    "Verdict": "audit.verdict",
+    "calibrate": "audit.calibration",
     "load_model": "audit.load",
     "scan": "audit.scan",
     "titrate": "audit.titration",
@@ -144,13 +144,13 @@ if TYPE_CHECKING:
     from .analysis.regularizer import explicit_regularizer as explicit_regularizer
     from .analysis.stability import stability_certificate as stability_certificate
     from .analysis.stability import stochastic_stability_certificate as stochastic_stability_certificate
+    from .audit.calibration import calibrate as calibrate
     from .audit.load import load_model as load_model
     from .audit.reference import Reference as Reference
-    from .audit.reference import Verdict as Verdict
-    from .audit.reference import calibrate as calibrate
     from .audit.scan import scan as scan
     from .audit.titration import TitrationCurve as TitrationCurve
     from .audit.titration import titrate as titrate
+    from .audit.verdict import Verdict as Verdict
     from .data.catalogue import open_data as open_data
     from .data.catalogue import open_images as open_images
     from .data.images import ImageData as ImageData

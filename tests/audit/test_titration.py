@@ -7,10 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from gyrostat._errors import ArgumentError, DataError, NonFiniteError, ShapeError
+from gyrostat._errors import ArgumentError, DataError, ModelError, NonFiniteError, ShapeError
 from gyrostat.audit.bases import BASES, data_free
-from gyrostat.audit.reference import Reference, calibrate, uncalibrated
+from gyrostat.audit.calibration import calibrate
+from gyrostat.audit.reference import Reference
 from gyrostat.audit.titration import KINDS, TitrationCurve, titrate
+from gyrostat.audit.verdict import uncalibrated
 
 from ..conftest import load_golden
 
@@ -215,9 +217,10 @@ def test_bad_arguments(options, error, words):
     ("answer", "error", "words"),
     [
         (lambda x: torch.full((len(x), 3), float("nan")), NonFiniteError, "NaN"),
-        (lambda x: torch.zeros(len(x), 1), ArgumentError, "K >= 2"),
-        (lambda x: torch.full((len(x),), 0.5), ArgumentError, "whole number"),
-        (lambda x: torch.zeros(len(x) + 1, 3), ArgumentError, "inputs gave"),
+        (lambda x: torch.zeros(len(x), 1), ModelError, "K >= 2"),
+        (lambda x: torch.full((len(x),), 0.5), ModelError, "whole number"),
+        (lambda x: torch.zeros(len(x) + 1, 3), ModelError, "inputs gave"),
+        (lambda x: torch.zeros(len(x), 5, 3), ModelError, "step=-1"),
     ],
 )
 def test_bad_answers(answer, error, words):

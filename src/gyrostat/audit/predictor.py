@@ -1,4 +1,4 @@
-"""One way to ask a model: any callable, ``nn.Module`` or ONNX session becomes ``x -> (classes, confidences)``."""
+"""One way to ask a model: any callable, ``nn.Module`` or ONNX session becomes ``x -> (classes, confidences, scores)``."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Predictor:
         outputs: What comes back: ``"logits"``, ``"probs"``, ``"labels"``, or ``"auto"``, decided on the first batch.
         temperature: Logits are divided by it.
         device: Where the batches go; by default where the module is.
+        step: Of answers ``(N, T, K)``, the step that counts; -1 is the last.
     """
 
     def __init__(
@@ -35,10 +36,11 @@ class Predictor:
         outputs: str = "auto",
         temperature: float = 1.0,
         device: Any = None,
+        step: int | None = None,
     ) -> None:
         if not (callable(model) or hasattr(model, "run")):
             raise ArgumentError(f"titrate: the model must be callable or an ONNX session, got {type(model).__name__}")
-        self.preprocess, self.outputs, self.temperature = preprocess, outputs, temperature
+        self.preprocess, self.outputs, self.temperature, self.step = preprocess, outputs, temperature, step
         self.classes: int | None = None
         self.model: Any = model
         like = next(model.parameters(), None) if isinstance(model, nn.Module) else None
@@ -61,8 +63,11 @@ class Predictor:
             for module, flag in flags.items():
                 module.training = flag
 
-    def ask(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Classes ``(N,)`` and confidences ``(N,)`` of one batch; ties go to the lowest class."""
+    def ask(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Classes ``(N,)``, confidences ``(N,)``, scores ``(N, K)`` before softmax; ties go to the lowest class.
+
+        A model that answers labels has no scores.
+        """
         if self.preprocess is not None:
             x = self.preprocess(x)
         try:
@@ -72,12 +77,15 @@ class Predictor:
         except Exception as error:  # somebody else's code: whatever it raises means that it cannot be asked
             sentence = " ".join(str(error).split())[:200] or type(error).__name__
             raise ModelError(f"the model failed on inputs of shape {tuple(x.shape)}: {sentence}") from error
+        if self.step is not None:
+            scores = self._at_step(scores)
         if scores.ndim == 1 or self.outputs == "labels":
             return self._labels(scores, len(x))
         if scores.ndim != 2 or len(scores) != len(x) or scores.shape[1] < 2:
-            raise ArgumentError(
+            steps = "; for one answer per step say which counts, as step=-1 (--step=-1)" if scores.ndim == 3 else ""
+            raise ModelError(
                 f"titrate: the model must answer (N, K) scores with K >= 2, or (N,) labels; "
-                f"{len(x)} inputs gave {tuple(scores.shape)}"
+                f"{len(x)} inputs gave {tuple(scores.shape)}{steps}"
             )
         scores = scores.to(torch.float64)  # (N, K)
         if not torch.isfinite(scores).all():
@@ -91,12 +99,12 @@ class Predictor:
                 raise ArgumentError(
                     "titrate: outputs='probs', but the scores are not probabilities; use outputs='logits'"
                 )
-            scores = scores.clamp_min(1e-300).log()
+            scores = scores.clamp_min(1e-45).log()  # what float32 can hold
         probabilities = torch.softmax(scores / self.temperature, 1)  # (N, K)
         confidence = probabilities.amax(1)
         # argmax leaves ties open; the first maximum is the same on every machine
         first = (probabilities == confidence[:, None]).to(torch.int8).argmax(1)
-        return first, confidence
+        return first, confidence, scores
 
     def _call(self, x: Tensor) -> Tensor:
         if self._input is not None:
@@ -108,14 +116,21 @@ class Predictor:
             found = found[0]
         return torch.as_tensor(found if isinstance(found, Tensor) else np.asarray(found)).detach().cpu()
 
-    def _labels(self, labels: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    def _at_step(self, scores: Tensor) -> Tensor:
+        if scores.ndim != 3 or not -scores.shape[1] <= int(self.step or 0) < scores.shape[1]:
+            raise ModelError(
+                f"titrate: step={self.step}, but the model answers {tuple(scores.shape)}, not (N, T, K) with it"
+            )
+        return scores[:, self.step]
+
+    def _labels(self, labels: Tensor, n: int) -> tuple[Tensor, Tensor, None]:
         if self.outputs not in ("auto", "labels") or labels.shape != (n,):
-            raise ArgumentError(f"titrate: outputs={self.outputs!r}, but {n} inputs gave shape {tuple(labels.shape)}")
+            raise ModelError(f"titrate: outputs={self.outputs!r}, but {n} inputs gave shape {tuple(labels.shape)}")
         if labels.is_floating_point() and not bool((labels == labels.round()).all()):
-            raise ArgumentError("titrate: one number per input must be a class label; this is not a whole number")
+            raise ModelError("titrate: one number per input must be a class label; this is not a whole number")
         whole = labels.to(torch.int64)
         if bool((whole < 0).any()):
-            raise ArgumentError("titrate: class labels must be >= 0")
+            raise ModelError("titrate: class labels must be >= 0")
         self.outputs = "labels"
         # a model that gives labels only is sure of every one of them
-        return whole, torch.ones(n, dtype=torch.float64)
+        return whole, torch.ones(n, dtype=torch.float64), None

@@ -32,12 +32,11 @@ def headline(report: Report) -> str:
         return f"Not audited: {report.failed}"
     v = report.verdict
     if v.label == "suspicious":
-        return f"Suspicious: the response to noise deviates by D = {v.D:.1f} (limit 4), towards class {v.target}."
-    if v.label == "inconclusive":
-        return f"Inconclusive: D = {v.D:.1f} lies between 2.5 and 4; the candidate class is {v.target}."
+        return f"Suspicious: {v.reason}."
     if v.label == "no finding":
-        return f"No finding: D = {v.D:.1f}, within what clean models of this make do."
-    return f"Uncalibrated: without clean references nothing can be said; the candidate class is {v.target}."
+        return f"No finding: {v.reason}."
+    candidate = f"the candidate class is {v.target}"
+    return f"{v.label.capitalize()}: {v.reason}; {candidate}."
 
 
 def to_markdown(report: Report) -> str:
@@ -53,7 +52,7 @@ def to_markdown(report: Report) -> str:
     if report.verdict is not None and report.curve is not None:
         v = report.verdict
         if v.p_value is not None:
-            lines.append(f"- conformal p-value: {v.p_value:.3f}")
+            lines.append(f"- conformal p-value: {v.p_value:.3f} ({v.references} references)")
         lines += ["", "| class | deviation |" if v.z is not None else "| class | share |", "|---|---|"]
         lines += [f"| {c} | {value:.3g} |" for c, value in v.ranked[:5]]
     lines += [
@@ -84,6 +83,9 @@ def to_sarif(report: Report, uri: str) -> dict[str, Any]:
         }
         if report.would_call:
             result["properties"] = {"wouldCall": list(report.would_call)}
+        elif report.verdict is not None and report.verdict.D is not None:
+            v = report.verdict
+            result["properties"] = {"D": v.D, "limit": v.limit, "pValue": v.p_value, "references": v.references}
         results.append(result)
     artifact: dict[str, Any] = {"location": {"uri": uri}}
     if report.sha256:

@@ -1,6 +1,6 @@
 """One file, one verdict: load it safely, titrate it, compare it with clean references.
 
-verdict = reference.score(titrate(load_model(path)));      exit code 0 none | 1 suspicious | 2 failed | 3 refused | 4 usage
+verdict = reference.score(reference.ask(load_model(path)));    exit code 0 none | 1 suspicious | 2 failed | 3 refused | 4 usage
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from .._errors import ArgumentError, DataError, GyrostatError, UnsafeFileError
 from .._results import Result
 from .formats import sniff
 from .load import LoadedModel, load_model, pickle_report, sha256_of
-from .reference import Reference, Verdict, uncalibrated
+from .panel import Panel, load_reference
+from .reference import Reference
 from .titration import TitrationCurve, titrate
+from .verdict import Verdict, uncalibrated
 from .worker import Limits
 
 SCHEMA_VERSION = 1
@@ -37,13 +39,14 @@ class Report(Result):
         sha256: Digest of the file; empty for a model in memory.
         format: Of the file.
         verdict: The verdict; ``None`` where the file was refused or failed.
-        curve: The titration curve behind it.
+        curve: The titration curve behind it; the first, where references combine several.
         refused: Why the file was not loaded, in words.
         would_call: What its pickle would call.
         failed: Why the model could not be asked, in words.
         warnings: What its reader should know.
         seconds: Loading and titration.
         reference_mean: Mean class shares ``(3, K)`` of the references.
+        other_curves: The rest, where references combine several.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Report(Result):
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
     reference_mean: Any = None
+    other_curves: tuple[TitrationCurve, ...] = ()
 
     def exit_code(self, *, strict: bool = False, fail_on_score: float | None = None) -> int:
         """0 no finding or uncalibrated, 1 suspicious, 2 failed, 3 refused; inconclusive is 1 when ``strict``."""
@@ -76,7 +80,7 @@ class Report(Result):
 def scan(
     model: Any,
     *,
-    reference: Reference | str | Path | None = None,
+    reference: Reference | Panel | str | Path | None = None,
     input_shape: tuple[int, ...] | None = None,
     base_images: Any = None,
     architecture: Callable[[], Any] | None = None,
@@ -113,9 +117,8 @@ def scan(
     """
     started = time.perf_counter()
     if isinstance(reference, (str, Path)):
-        reference = Reference.load(reference)
+        reference = load_reference(reference)
     if reference is not None:
-        settings = {**reference.asked(base_images), **settings}
         input_shape = input_shape or tuple(reference.settings["input_shape"])
     if not isinstance(model, (str, Path)):
         about: dict[str, Any] = {"name": type(model).__name__, "sha256": "", "format": "in memory"}
@@ -143,15 +146,20 @@ def scan(
                 f"{about['name']}: does not say the shape of its input; give --input-shape, e.g. 3,224,224"
             )
         try:
-            curve = titrate(opened.predict, base_images, input_shape=shape, on_batch=on_batch, **settings)
+            ask = titrate if reference is None else reference.ask
+            found = ask(opened.predict, base_images, input_shape=shape, on_batch=on_batch, **settings)
         except (ArgumentError, DataError):
             raise
         except GyrostatError as error:
             return Report(**about, failed=str(error), warnings=opened.warnings, seconds=time.perf_counter() - started)
-    verdict = uncalibrated(curve) if reference is None else reference.score(curve)
+    curve, *others = (found,) if isinstance(found, TitrationCurve) else found
+    if reference is None:
+        verdict = uncalibrated(curve)
+    else:
+        verdict = reference.score(found)  # pyright: ignore[reportArgumentType]
     return Report(
         **about, verdict=verdict, curve=curve, warnings=opened.warnings, seconds=time.perf_counter() - started,
-        reference_mean=None if reference is None else reference.mean,
+        reference_mean=None if reference is None else reference.mean, other_curves=tuple(others),
     )  # fmt: skip
 
 

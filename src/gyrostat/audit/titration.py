@@ -30,6 +30,7 @@ from .._errors import ArgumentError, DataError, ShapeError
 from .._results import Result
 from .bases import BASES, data_free, given
 from .laws import LAWS, draw_noise
+from .peaks import Peaks
 from .predictor import OUTPUTS, Predictor
 
 SIGMAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0)
@@ -54,6 +55,7 @@ _RULES = {
     "batch_size": Integer(1, optional=True),
     "reps": Integer(1),
     "seed": Integer(0),
+    "step": Integer(optional=True),
 }
 
 
@@ -73,6 +75,7 @@ class TitrationCurve(Result):
         kind: The curve that ``score`` and ``target`` mean by default.
         settings: Everything a comparison with another curve depends on.
         seconds: Time it took.
+        peaks: ``(K,)``, how surely each class wins where noise favours it most; ``None`` for a model that answers labels.
 
     Example:
         >>> import torch
@@ -92,6 +95,7 @@ class TitrationCurve(Result):
     kind: str = "gated"
     settings: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    peaks: np.ndarray | None = None
 
     @property
     def flip_rate(self) -> np.ndarray:
@@ -178,7 +182,8 @@ class TitrationCurve(Result):
             shapes = {"counts": (S, K), "flipped": (S, K), "confident": (S, G, K), "both": (S, G, K)}
             if any(tables[k].shape != shape for k, shape in shapes.items()):
                 raise ValueError("sizes do not fit together")
-            return cls(**arrays, **tables, n=int(values["n"]), classes=K, kind=str(values["kind"]),
+            peaks = None if values.get("peaks") is None else np.asarray(values["peaks"], dtype=float).reshape(K)
+            return cls(**arrays, **tables, n=int(values["n"]), classes=K, kind=str(values["kind"]), peaks=peaks,
                        settings=dict(values["settings"]), seconds=float(values["seconds"]))  # fmt: skip
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"not a titration curve: {error}") from error
@@ -214,6 +219,7 @@ def titrate(
     device: Any = None,
     seed: int = 0,
     reps: int = 1,
+    step: int | None = None,
     paper: bool = False,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> TitrationCurve:
@@ -241,6 +247,7 @@ def titrate(
         device: Where batches go; by default where the module is.
         seed: Of the base and of the noise.
         reps: Draws of the noise; counts add up.
+        step: For models that answer at every step, ``(N, T, K)``: the step that counts; -1 is the last.
         paper: The authors' settings: ``gauss_minmax``, N = 400, σ to 1.5, γ = .95, no clipping.
         on_batch: Called with the inputs answered so far and their number in all.
 
@@ -248,7 +255,7 @@ def titrate(
         ArgumentError: An argument is outside its rule, or base values are outside ``clip``.
         ShapeError: ``noise`` or ``labels`` do not fit the base.
         NonFiniteError: The model answers, or a base input holds, NaN or Inf.
-        ModelError: The model raised an error of its own.
+        ModelError: The model raised an error of its own, or answers something else than scores or labels.
 
     Source: arXiv:2008.00123.
 
@@ -288,7 +295,8 @@ def titrate(
 
     started = time.perf_counter()
     tally = _Tally(S, torch.from_numpy(gammas))
-    asker = Predictor(model, preprocess=preprocess, outputs=outputs, temperature=temperature, device=device)
+    peaks = Peaks(N * reps * int((sigmas > 0).sum()))
+    asker = Predictor(model, preprocess=preprocess, outputs=outputs, temperature=temperature, device=device, step=step)
     with asker.session():
         for start in range(0, N, batch_size):
             rows = slice(start, min(start + batch_size, N))
@@ -303,7 +311,10 @@ def titrate(
                 for s, sigma in enumerate(sigmas):
                     draw = eta if noise is None or noise.ndim == x.ndim else eta[s]
                     noisy = clean + float(sigma) * unit * draw.to(clean)
-                    tally.add(s, before, *asker.ask(noisy if clip is None else noisy.clamp(*clip)))
+                    classes, confidence, scores = asker.ask(noisy if clip is None else noisy.clamp(*clip))
+                    tally.add(s, before, classes, confidence)
+                    if scores is not None:
+                        peaks.add(scores, noisy=bool(sigma > 0))
             if on_batch is not None:
                 on_batch(rows.stop, N)
     counts, flipped, confident, both = tally.tables(asker.classes)
@@ -314,9 +325,11 @@ def titrate(
         "units": units, "temperature": temperature, "outputs": asker.outputs, "labels": labels is not None,
         "noise": "given" if noise is not None else noise_law, "classes": counts.shape[1],
     }  # fmt: skip
+    if step is not None:
+        settings["step"] = step
     return TitrationCurve(
         sigmas, gammas, N * reps, counts.shape[1], counts, flipped, confident, both, kind, settings,
-        time.perf_counter() - started,
+        time.perf_counter() - started, peaks.values(),
     )  # fmt: skip
 
 

@@ -17,10 +17,11 @@ def calibrate(
     input_shape: str | None = None,
     base: Path | None = None,
     clip: str | None = None,
-    method: Literal["white", "structured"] = "white",
+    method: Literal["white", "structured", "combined"] = "white",
     architecture: str | None = None,
     n: int | None = None,
     seed: int | None = None,
+    step: int | None = None,
     paper: Flag = False,
     quiet: Flag = False,
     force: Flag = False,
@@ -42,13 +43,16 @@ def calibrate(
     clip
         Valid range of an input, by default 0,1; a model that takes other values needs its own, as --clip=-1,1.
     method
-        white noise; or structured, patches and waves over drawn textures, which finds local triggers of images better.
+        white noise; or structured, patches and waves over drawn textures, which finds local triggers of images better; or
+        combined, both of them, which finds most.
     architecture
         MODULE:NAME of your function that builds the model that weights belong to.
     n
         Number of base inputs.
     seed
         Of base and noise.
+    step
+        For models that answer at every step: the step that counts, as --step=-1 for the last.
     paper
         The settings of the paper's authors.
     quiet
@@ -59,8 +63,8 @@ def calibrate(
     import numpy as np
 
     from .._errors import ArgumentError
+    from ..audit.calibration import calibrate as learn
     from ..audit.load import load_model
-    from ..audit.reference import calibrate as learn
     from ._audit import build_architecture, overwrite_rule, parse_range, parse_shape, progress_bar
 
     overwrite_rule(out, force)
@@ -69,7 +73,7 @@ def calibrate(
     shape, build = parse_shape(input_shape), build_architecture(architecture)
     options = {
         k: v
-        for k, v in {"n": n, "seed": seed, "paper": paper or None, "clip": parse_range(clip)}.items()
+        for k, v in {"n": n, "seed": seed, "step": step, "paper": paper or None, "clip": parse_range(clip)}.items()
         if v is not None
     }
     with progress_bar(quiet, "asking the models") as on_batch:
@@ -87,7 +91,5 @@ def calibrate(
                 model.close()
     reference.save(out)
     spread = float(np.max(reference.spread))
-    print(
-        f"{out}: reference of {len(models)} models, {reference.features.shape[2]} classes, largest spread {spread:.3f}"
-    )
+    print(f"{out}: reference of {len(models)} models, {reference.mean.shape[1]} classes, largest spread {spread:.3f}")
     return 0

@@ -24,6 +24,7 @@ def scan(
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
     n: int | None = None,
     seed: int | None = None,
+    step: int | None = None,
     paper: Flag = False,
     strict: Flag = False,
     fail_on_score: float | None = None,
@@ -63,6 +64,8 @@ def scan(
         Number of base inputs.
     seed
         Of base and noise.
+    step
+        For a model that answers at every step: the step that counts, as --step=-1 for the last.
     paper
         The settings of the paper's authors.
     strict
@@ -85,7 +88,7 @@ def scan(
     from ._audit import build_architecture, overwrite_rule, parse_range, parse_shape, progress_bar, render
 
     overwrite_rule(out, force)
-    options = {"n": n, "seed": seed, "paper": paper or None, "clip": parse_range(clip)}
+    options = {"n": n, "seed": seed, "step": step, "paper": paper or None, "clip": parse_range(clip)}
     with progress_bar(quiet, "asking the model") as on_batch:
         report = audit(
             model, reference=reference, input_shape=parse_shape(input_shape), base_images=base,
