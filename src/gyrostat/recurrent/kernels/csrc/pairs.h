@@ -121,6 +121,7 @@ struct Pairs : Panels<float> {
       } config;
       const int m = std::min(n, tile);
       for (int t = 0; t < 8; ++t) config.bytes[t] = 64, config.rows[t] = uint8_t(t < 6 ? m : tile);
+      asm volatile("" ::"r"(&config) : "memory");  // some compilers believe that only its first bytes are read
       _tile_loadconfig(&config);
     }
     ~Session() {
