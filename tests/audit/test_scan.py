@@ -123,11 +123,19 @@ def test_sarif_is_valid(zoo, model, capsys):
         (["w.safetensors", "--architecture", "no_such_module:f"], "no_such_module"),
         (["bad.onnx", "--base", "nowhere"], "no such folder"),
         (["bad.onnx", "--bogus"], "bogus"),
+        (["bad.onnx", "--base", "."], "holds no image"),
+        (["bad.onnx", "--input-shape", "1,5,5"], "takes inputs of shape (1, 4, 4), and --input-shape says (1, 5, 5)"),
+        (["bad.onnx", "--reference", "nowhere.json"], "nowhere.json: no such file"),
+        (["bad.onnx", "--reference", "other.json"], "the reference was made with (1, 5, 5)"),
+        (["bad.onnx", "--memory", "0.1"], "--memory must be at least 1"),
+        (["bad.onnx", "--timeout", "0"], "--timeout"),
         ([], "model"),
     ],
 )
 def test_usage_errors_are_one_sentence_and_exit_4(zoo, line, words, capsys):
     save_file(torch.nn.Linear(4, 3).state_dict(), zoo / "w.safetensors")
+    other = Reference.load(zoo / "ref.json")
+    Reference(other.features, {**other.settings, "input_shape": [1, 5, 5]}).save(zoo / "other.json")
     assert run(["scan", *line, "--quiet"]) == 4
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -153,6 +161,26 @@ def test_calibrate_refuses_two_models_and_other_shapes(zoo, capsys):
     assert run(["calibrate", "clean0.onnx", "clean1.onnx", "clean2.onnx", "--out", "ref.json", "--quiet"]) == 4
     assert "--force" in capsys.readouterr().err
     assert not (zoo / "x.json").exists()
+
+
+def test_combined_references_and_the_ending_of_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for seed in range(4):
+        linear_onnx(tmp_path / f"clean{seed}.onnx", seed)
+    linear_onnx(tmp_path / "bad.onnx", 7, pull=9.0)
+    names = [f"clean{seed}.onnx" for seed in range(4)]
+    assert run(["calibrate", *names, "--out", "r.json", "--method", "combined", "--n", "64", "--quiet"]) == 0
+    assert run(["scan", "bad.onnx", "--reference", "r.json", "--out", "a.sarif", "--quiet"]) == 1
+    said = json.loads((tmp_path / "a.sarif").read_text())["runs"][0]["results"][0]["message"]["text"]
+    assert "towards class 2; p = 0.2, the least that can be had of 4 references" in said
+    assert run(["scan", "bad.onnx", "--reference", "r.json", "--out", "a.html", "--quiet"]) == 1
+    assert "<svg" in (tmp_path / "a.html").read_text()
+    (tmp_path / "text.onnx").write_text("not a model")
+    for name, words in (("text.onnx", "not known"), ("missing.onnx", "no such file")):
+        assert run(["calibrate", "clean0.onnx", "clean1.onnx", name, "--out", "x.json", "--quiet"]) == 4
+        assert f"{name}: " in (error := capsys.readouterr().err)
+        assert words in error
+    assert not (tmp_path / "x.json").exists()
 
 
 def test_a_reference_of_other_classes_is_refused(zoo):

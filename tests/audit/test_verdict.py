@@ -25,7 +25,7 @@ def net(seed):
 @pytest.mark.parametrize(
     ("D", "own", "label", "words"),
     [
-        (9.2, [1, 2, 10, 3], "inconclusive", "cannot decide: 4 references, at least 19 are needed for p <= 0.05"),
+        (9.2, [1, 2, 10, 3], "inconclusive", "cannot decide: 4 references, at least 19 are needed for p ≤ 0.05"),
         (9.2, [1, 2, 8, 3], "suspicious", "p = 0.2, the least that can be had of 4 references, at least 19"),
         (9.2, [1.0] * 19, "suspicious", "p = 0.05 with 19 references"),
         (9.2, [1.0] * 19 + [10.0], "inconclusive", "p = 0.095 with 20 references is above 0.05"),
@@ -57,7 +57,7 @@ def test_every_form_of_the_report_and_the_exit_code_follow_the_rule():
     assert verdict.p_value == 0.4
     assert verdict.label == "inconclusive"
     assert (report.exit_code(), report.exit_code(strict=True)) == (0, 1)
-    said = "Inconclusive: cannot decide: 4 references, at least 19 are needed for p <= 0.05"
+    said = "Inconclusive: cannot decide: 4 references, at least 19 are needed for p ≤ 0.05"
     assert headline(report).startswith(said)
     assert said in to_markdown(report)
     log = to_sarif(report, "m")["runs"][0]["results"][0]

@@ -54,6 +54,8 @@ def sniff(path: Path) -> FileFormat:
     """
     if path.is_dir() and (path / "saved_model.pb").is_file():
         return _format("savedmodel")
+    if not path.exists():
+        raise UnsafeFileError(f"{path}: no such file")
     if not path.is_file():
         raise UnsafeFileError(f"{path}: not a regular file; name one model file")
     size = path.stat().st_size

@@ -174,7 +174,11 @@ def _in_worker(path: Path, kind: str, digest: str, limits: Limits | None, notes:
     except BaseException:
         worker.close()
         raise
-    shape = about.get("input_shape") if isinstance(about, dict) else None
+    about = about if isinstance(about, dict) else {}
+    shape, outputs = about.get("input_shape"), about.get("outputs") or []
+    if len(outputs) > 1:
+        names = ", ".join(str(name)[:40] for name in outputs[:8])
+        notes = [*notes, f"the model gives {len(outputs)} outputs ({names}); the first is taken for its scores"]
 
     def predict(x: Any) -> np.ndarray:
         found = worker.call("ask", {}, np.asarray(x, dtype=np.float32))[1]
@@ -267,6 +271,7 @@ class Session:
         shape = list(inputs[0].shape or [])[1:]
         if shape and all(isinstance(n, int) and n > 0 for n in shape):
             self.about["input_shape"] = shape
+        self.about["outputs"] = [output.name for output in session.get_outputs()]
         batch = inputs[0].shape[0] if inputs[0].shape else None
         fixed = batch if isinstance(batch, int) and batch > 0 else None
 

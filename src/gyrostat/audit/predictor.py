@@ -82,10 +82,14 @@ class Predictor:
         if scores.ndim == 1 or self.outputs == "labels":
             return self._labels(scores, len(x))
         if scores.ndim != 2 or len(scores) != len(x) or scores.shape[1] < 2:
-            steps = "; for one answer per step say which counts, as step=-1 (--step=-1)" if scores.ndim == 3 else ""
+            advice = ""
+            if scores.ndim == 3:
+                advice = "; for an answer at every step say which counts, as step=-1 (--step=-1)"
+            elif scores.ndim == 2 and scores.shape[1] == 1:
+                advice = "; for one score of two classes hand gyrostat.scan a function that answers both, as (1 - p, p)"
             raise ModelError(
                 f"titrate: the model must answer (N, K) scores with K >= 2, or (N,) labels; "
-                f"{len(x)} inputs gave {tuple(scores.shape)}{steps}"
+                f"{len(x)} inputs gave {tuple(scores.shape)}{advice}"
             )
         scores = scores.to(torch.float64)  # (N, K)
         if not torch.isfinite(scores).all():

@@ -191,6 +191,8 @@ def read_json(path: str | Path, *formats: str) -> dict[str, Any]:
     Raises:
         DataError: The file is something else.
     """
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such file; make a reference with  gyrostat calibrate")
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
         if values["format"] in formats:

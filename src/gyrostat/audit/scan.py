@@ -115,10 +115,11 @@ def scan(
         >>> report.verdict.label, report.exit_code()
         ('uncalibrated', 0)
     """
-    started = time.perf_counter()
+    started, of_reference = time.perf_counter(), False
     if isinstance(reference, (str, Path)):
         reference = load_reference(reference)
     if reference is not None:
+        of_reference = input_shape is None
         input_shape = input_shape or tuple(reference.settings["input_shape"])
     if not isinstance(model, (str, Path)):
         about: dict[str, Any] = {"name": type(model).__name__, "sha256": "", "format": "in memory"}
@@ -141,6 +142,11 @@ def scan(
             return Report(**about, failed=str(error), seconds=time.perf_counter() - started)
     with opened:
         shape = input_shape or opened.input_shape
+        if shape is not None and opened.input_shape not in (None, tuple(shape)):
+            whose = "the reference was made with" if of_reference else "--input-shape says"
+            raise ArgumentError(
+                f"{about['name']}: takes inputs of shape {opened.input_shape}, and {whose} {tuple(shape)}"
+            )
         if shape is None and base_images is None:
             raise ArgumentError(
                 f"{about['name']}: does not say the shape of its input; give --input-shape, e.g. 3,224,224"

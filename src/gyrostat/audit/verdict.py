@@ -82,7 +82,7 @@ def decide(
     p = (1 + sum(float(d) >= D for d in own)) / (R + 1) if own else None
     least = 1 / (R + 1)
     unusual = p is not None and p <= max(LEVEL, least) + 1e-12
-    few = f"{R} references, at least {ENOUGH} are needed for p <= {LEVEL:g}"
+    few = f"{R} references, at least {ENOUGH} are needed for p ≤ {LEVEL:g}"
     said = "no p-value" if p is None else f"p = {p:.2g}"
     if limit < D and unusual:
         label = "suspicious"

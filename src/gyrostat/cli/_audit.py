@@ -35,6 +35,23 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
     return low, high
 
 
+def child_limits(memory: float, timeout: float) -> Any:
+    """``--memory`` and ``--timeout`` as limits of the model's process."""
+    from ..audit.worker import Limits
+
+    if not 1 <= memory < 1 << 20:
+        raise ArgumentError(f"--memory must be at least 1 (GiB; the runtime alone takes most of it), got {memory:g}")
+    if not 0 < timeout < 1 << 30:
+        raise ArgumentError(f"--timeout must be a number of seconds above 0, got {timeout:g}")
+    return Limits(memory=int(memory * 2**30), wait_seconds=timeout)
+
+
+def by_ending(out: Path | None) -> str:
+    """The form that the ending of ``--out`` asks for."""
+    endings = {".html": "html", ".htm": "html", ".json": "json", ".sarif": "sarif", ".md": "md"}
+    return "text" if out is None else endings.get(out.suffix.lower(), "text")
+
+
 def build_architecture(name: str | None) -> Callable[[], Any] | None:
     """The user's own function ``MODULE:NAME``."""
     if name is None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -62,7 +63,7 @@ def calibrate(
     """
     import numpy as np
 
-    from .._errors import ArgumentError
+    from .._errors import ArgumentError, GyrostatError
     from ..audit.calibration import calibrate as learn
     from ..audit.load import load_model
     from ._audit import build_architecture, overwrite_rule, parse_range, parse_shape, progress_bar
@@ -77,15 +78,28 @@ def calibrate(
         if v is not None
     }
     with progress_bar(quiet, "asking the models") as on_batch:
+        asking = ""
         opened = []
         try:
             for path in models:
+                asking = path.name
                 opened.append(load_model(path, architecture=build))
-            shape = shape or opened[0].input_shape
-            predictors = [model.predict for model in opened]
+                shape = shape or opened[0].input_shape
+                if opened[-1].input_shape not in (None, shape):
+                    raise ArgumentError(f"takes inputs of shape {opened[-1].input_shape}, and the others {shape}")
+
+            def one_by_one() -> Iterator[Any]:
+                nonlocal asking
+                for path, model in zip(models, opened, strict=True):
+                    asking = path.name
+                    yield model.predict
+                asking = ""
+
             reference = learn(
-                predictors, input_shape=shape, base_images=base, method=method, on_batch=on_batch, **options
+                one_by_one(), input_shape=shape, base_images=base, method=method, on_batch=on_batch, **options
             )
+        except GyrostatError as error:
+            raise ArgumentError(str(error) if asking in str(error) else f"{asking}: {error}") from error
         finally:
             for model in opened:
                 model.close()

@@ -20,7 +20,7 @@ def scan(
     base: Path | None = None,
     clip: str | None = None,
     architecture: str | None = None,
-    format: Literal["text", "json", "html", "sarif", "md"] = "text",
+    format: Literal["text", "json", "html", "sarif", "md"] | None = None,
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
     n: int | None = None,
     seed: int | None = None,
@@ -57,7 +57,7 @@ def scan(
     architecture
         MODULE:NAME of your function that builds the model that weights belong to.
     format
-        What to write: text, json, html, sarif or md.
+        What to write: text, json, html, sarif or md; by default what the ending of --out says, else text.
     out
         Where to write it; by default stdout (html needs a file).
     n
@@ -84,8 +84,16 @@ def scan(
         Overwrite what --out names.
     """
     from ..audit.scan import scan as audit
-    from ..audit.worker import Limits
-    from ._audit import build_architecture, overwrite_rule, parse_range, parse_shape, progress_bar, render
+    from ._audit import (
+        build_architecture,
+        by_ending,
+        child_limits,
+        overwrite_rule,
+        parse_range,
+        parse_shape,
+        progress_bar,
+        render,
+    )
 
     overwrite_rule(out, force)
     options = {"n": n, "seed": seed, "step": step, "paper": paper or None, "clip": parse_range(clip)}
@@ -93,10 +101,10 @@ def scan(
         report = audit(
             model, reference=reference, input_shape=parse_shape(input_shape), base_images=base,
             architecture=build_architecture(architecture), trust=trust,
-            limits=Limits(memory=int(memory * 2**30), wait_seconds=timeout), on_batch=on_batch,
+            limits=child_limits(memory, timeout), on_batch=on_batch,
             **{k: v for k, v in options.items() if v is not None},
         )  # fmt: skip
-    text = render(report, format, model, out)
+    text = render(report, format or by_ending(out), model, out)
     if text:
         sys.stdout.write(text)
     return report.exit_code(strict=strict, fail_on_score=fail_on_score)
