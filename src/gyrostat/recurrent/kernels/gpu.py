@@ -1,6 +1,7 @@
 """The fused operators on a GPU: which cells Triton takes, and its kernels registered without importing it.
 
-one program for 16 rows, all T steps, the matrices in shared memory          see ``triton_common``
+one program for 16 rows, all T steps, the matrices in shared memory           ``triton_lipschitz``, ``triton_lem``
+a product of torch and a kernel for each step, recorded as CUDA graphs        ``graph_lipschitz``, ``graph_lem``, beyond
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
     from ..cell import Cell
 
 MODULES = {
-    "lipschitz": "triton_lipschitz",
-    "lipschitz_backward": "triton_lipschitz",
-    "lem": "triton_lem",
-    "lem_backward": "triton_lem",
+    "lipschitz": "gpu_lipschitz",
+    "lipschitz_backward": "gpu_lipschitz",
+    "lem": "gpu_lem",
+    "lem_backward": "gpu_lem",
 }
 
 
@@ -31,13 +32,15 @@ def available(cell: Cell, dtype: torch.dtype) -> tuple[bool, str]:
     from .triton_common import precision, too_large
     from .triton_lipschitz import unsupported
 
-    if cell.name == "lem":
-        reason = too_large("lem", cell.hidden_size)
-    else:
-        phi, gated = getattr(cell, "nonlinearity", "tanh"), getattr(cell, "gated", False)
-        solver = getattr(cell, "solver", "euler")
-        reason = unsupported(phi, gated, solver) or too_large(solver, cell.hidden_size)
-    return not reason, reason or f"Triton kernel, products in {precision()}"
+    solver = "lem" if cell.name == "lem" else getattr(cell, "solver", "euler")
+    if solver != "lem":
+        reason = unsupported(getattr(cell, "nonlinearity", "tanh"), getattr(cell, "gated", False), solver)
+        if reason:
+            return False, reason
+    reason = too_large(solver, cell.hidden_size)
+    if reason:
+        return True, f"torch products and Triton kernels in CUDA graphs, step by step: {reason}"
+    return True, f"Triton kernel, products in {precision()}"
 
 
 def kernel(name: str) -> Any:

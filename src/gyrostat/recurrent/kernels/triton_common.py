@@ -40,7 +40,7 @@ def too_large(kind: str, H: int) -> str:
     if limit >= H:
         return ""
     fits = next((p for p, short in PRECISIONS.items() if LARGEST[kind][short] >= H), None)
-    cure = f"torch.set_float32_matmul_precision({fits!r}) takes it" if fits else "there is no fused kernel for it"
+    cure = f"torch.set_float32_matmul_precision({fits!r}) takes it" if fits else "no precision changes that"
     return f"hidden_size {H} is above {limit}, the most that fits a GPU core in precision {name}; {cure}"
 
 

@@ -6,10 +6,8 @@ The four gradients before σ̂ and tanh leave the kernel; torch sums them over t
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -19,15 +17,13 @@ from .triton_common import (
     ROWS,
     launch,
     matrix,
-    optional,
     pointer,
     product,
     sigmoid,
     step_kind,
-    summed,
     tanh,
 )
-from .triton_lipschitz import GROUP, SAVE, step_of
+from .triton_lipschitz import SAVE, step_of
 
 
 @triton.jit
@@ -161,108 +157,65 @@ def backward_kernel(
         tl.store(dstep + tl.program_id(0) * H + units, of_units, mask=units < H)
 
 
-def _settings(dt: Any, active: Any, H: int) -> dict[str, Any]:
-    return {
-        "DT": step_kind(dt), "HELD": active is not None, **launch(H),
-    }  # fmt: skip
+class Pass(NamedTuple):
+    """Arguments of ``gyrostat::lem`` that do not depend on how it is computed."""
+
+    weight_hh: Tensor
+    weight_zy: Tensor
+    dt: Tensor | None
+    active: Tensor | None
+    step: float
+
+    def part(self, steps: slice) -> Pass:
+        """The same for some of the steps."""
+        dt = self.dt if self.dt is None or self.dt.ndim == 1 else self.dt[steps].contiguous()
+        return self._replace(dt=dt, active=None if self.active is None else self.active[steps])
+
+    def constants(self) -> dict[str, Any]:
+        """What the kernels know when they are compiled."""
+        return {"DT": step_kind(self.dt), "HELD": self.active is not None}
+
+
+def outputs(u: Tensor, y0: Tensor, wanted: int, save: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Room for the last states, the sequences and the stash."""
+    T, B, H = u.shape[0], *y0.shape
+    y, z = u.new_empty(B, H), u.new_empty(B, H)
+    ys, zs = (u.new_empty((T if wanted > k else 0, B, H)) for k in range(2))
+    slots = 4 + max(0, 2 - wanted)
+    return y, z, ys, zs, u.new_empty({"none": (0,), "full": (slots, T, B, H), "low": (2, -(-T // BLOCK), B, H)}[save])
 
 
 def run_forward(
-    u: Tensor, y0: Tensor, z0: Tensor, weight_hh: Tensor, weight_zy: Tensor, dt: Any, active: Any, step: float, wanted: int,
-    save: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    u: Tensor, y0: Tensor, z0: Tensor, p: Pass, wanted: int, save: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Last states, sequences and stash from the input products ``u (T, B, 4H)``."""
-    T, B, H = u.shape[0], u.shape[1], y0.shape[1]
-    y, z = (torch.empty_like(s, memory_format=torch.contiguous_format) for s in (y0, z0))
-    ys, zs = (u.new_empty((T if wanted > k else 0, B, H)) for k in range(2))
-    slots = 4 + max(0, 2 - wanted)
-    stash = u.new_empty({"none": (0,), "full": (slots, T, B, H), "low": (2, -(-T // BLOCK), B, H)}[save])
-    if B == 0 or T == 0:
-        return y.copy_(y0), z.copy_(z0), ys, zs, stash
+    T, B, H = u.shape[0], *y0.shape
+    y, z, ys, zs, stash = outputs(u, y0, wanted, save)
     forward_kernel[(triton.cdiv(B, ROWS),)](
-        u, y0, z0, weight_hh, weight_zy, pointer(dt, u), pointer(active, u), y, z, pointer(ys, u), pointer(zs, u),
-        pointer(stash, u), T, B, H, step, WANTED=wanted, SAVE=SAVE[save], BLOCK=BLOCK, **_settings(dt, active, H),
+        u, y0, z0, p.weight_hh, p.weight_zy, pointer(p.dt, u), pointer(p.active, u), y, z, pointer(ys, u),
+        pointer(zs, u), pointer(stash, u), T, B, H, p.step, WANTED=wanted, SAVE=SAVE[save], BLOCK=BLOCK,
+        **p.constants(), **launch(H),
     )  # fmt: skip
     return y, z, ys, zs, stash
 
 
-def lem(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Kernel of ``gyrostat::lem`` for a GPU."""
-    x, y0, z0, weight_ih, bias, weight_hh, weight_zy, dt, active, step, wanted, save = arguments
-    u = F.linear(x, weight_ih, bias)  # (T, B, 4H)
-    return run_forward(
-        u,
-        y0.contiguous(),
-        z0.contiguous(),
-        weight_hh.contiguous(),
-        weight_zy.contiguous(),
-        dt,
-        active,
-        step,
-        wanted,
-        save,
-    )
+def run_backward(
+    last: tuple[Tensor | None, Tensor | None], each: tuple[Tensor | None, Tensor | None], start: tuple[Tensor, Tensor],
+    states: tuple[Tensor, Tensor], stash: Tensor, p: Pass, learns: bool,
+) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor | None]:  # fmt: skip
+    """The gradients before σ̂ and tanh ``(n, B, 4H)``, of the states before, of dt: ``(n, B)`` or rows of H.
 
-
-def lem_backward(*arguments: Any) -> list[Tensor]:
-    """Kernel of ``gyrostat::lem_backward`` for a GPU; pieces run forward again where few states were kept."""
-    grad_y, grad_z, grad_ys, grad_zs, x, y0, z0, weight_ih, bias, weight_hh, weight_zy, dt, active = arguments[:13]
-    ys, zs, stash, step, wanted, save, needs = arguments[13:]
-    T, B, H = x.shape[0], x.shape[1], y0.shape[1]
-    if B == 0 or T == 0:
-        zeros: list[Any] = [
-            None if t is None else torch.zeros_like(t) for t in (x, y0, z0, weight_ih, bias, weight_hh, weight_zy, dt)
-        ]
-        zeros[1], zeros[2] = (g if g is not None else zero for g, zero in zip((grad_y, grad_z), zeros[1:3]))
-        return optional(zeros, needs, x)
-    u_all = F.linear(x, weight_ih, bias) if save != "full" else None  # (T, B, 4H)
-    learns = bool(needs[7] and dt is not None)
+    ``last``, ``each``, ``start`` and ``states`` are pairs for y and z: gradients of the last states and of the sequences, the
+    states before and after the steps.
+    """
+    n, B, H = states[0].shape
+    dpre, dy0, dz0 = stash.new_empty(n, B, 4 * H), stash.new_empty(B, H), stash.new_empty(B, H)
     programs = triton.cdiv(B, ROWS)
-    found: list[Any] = [None] * 8
-    pieces: list[Tensor] = []
-    steps: list[Tensor] = []
-    hidden, other = weight_hh.contiguous(), weight_zy.contiguous()
-    group = GROUP if save == "low" else T
-    for start in reversed(range(0, T, group)):
-        part = slice(start, min(start + group, T))
-        n = part.stop - start
-        begin = (y0, z0) if start == 0 else stash[:, start // BLOCK].unbind()
-        y_begin, z_begin = (s.contiguous() for s in begin)
-        rows_dt = dt if dt is None or dt.ndim == 1 else dt[part].contiguous()
-        held = None if active is None else active[part]
-        if u_all is not None:
-            *_, y_states, z_states, own = run_forward(
-                u_all[part], y_begin, z_begin, hidden, other, rows_dt, held, step, 2, "full"
-            )
-        else:
-            own = stash
-            y_states, z_states = ys if wanted >= 1 else stash[5], zs if wanted >= 2 else stash[4]
-        each_y, each_z = (None if g is None else g[part] for g in (grad_ys, grad_zs))
-        dpre = x.new_empty(n, B, 4 * H)
-        dy0, dz0 = torch.empty_like(y_begin), torch.empty_like(z_begin)
-        dstep = x.new_zeros((n, B) if step_kind(dt) == 2 else (programs, H)) if learns else x
-        backward_kernel[(programs,)](
-            pointer(grad_y, x), pointer(grad_z, x), pointer(each_y, x), pointer(each_z, x), hidden, other,
-            pointer(rows_dt, x), pointer(held, x), own, y_begin, z_begin, y_states, z_states, dy0, dz0, dpre, dstep,
-            n, B, H, step, LAST_Y=grad_y is not None, LAST_Z=grad_z is not None, EACH_Y=each_y is not None,
-            EACH_Z=each_z is not None, LEARNS=learns, **_settings(dt, active, H),
-        )  # fmt: skip
-        y_before = torch.cat([y_begin[None], y_states[: n - 1]])  # (n, B, H)
-        of_y = torch.cat([dpre[..., : 2 * H], dpre[..., 3 * H :]], -1)  # (n, B, 3H)
-        # where the state is held these gradients are zero, so what z would have become there does not matter
-        parts = {3: (dpre, x[part]), 5: (of_y, y_before), 6: (dpre[..., 2 * H : 3 * H], z_states)}
-        for k, (grad, reads) in parts.items():
-            if needs[k]:
-                value = summed(grad, reads)
-                found[k] = value if found[k] is None else found[k] + value
-        if bias is not None and needs[4]:
-            total = dpre.sum((0, 1))
-            found[4] = total if found[4] is None else found[4] + total
-        if needs[0]:
-            pieces.insert(0, dpre @ weight_ih)
-        if learns:
-            steps.insert(0, dstep if step_kind(dt) == 2 else dstep.sum(0))
-        grad_y, grad_z = dy0, dz0
-    found[0], found[1], found[2] = torch.cat(pieces) if pieces else None, grad_y, grad_z
-    found[7] = None if not steps else torch.cat(steps) if step_kind(dt) == 2 else torch.stack(steps).sum(0)
-    return optional(found, needs, x)
+    dstep = stash.new_zeros((n, B) if step_kind(p.dt) == 2 else (programs, H)) if learns else None
+    given = (pointer(t, stash) for t in (*last, *each))
+    backward_kernel[(programs,)](
+        *given, p.weight_hh, p.weight_zy, pointer(p.dt, stash), pointer(p.active, stash), stash, *start, *states, dy0, dz0,
+        dpre, pointer(dstep, stash), n, B, H, p.step, LAST_Y=last[0] is not None, LAST_Z=last[1] is not None,
+        EACH_Y=each[0] is not None, EACH_Z=each[1] is not None, LEARNS=learns, **p.constants(), **launch(H),
+    )  # fmt: skip
+    return dpre, (dy0, dz0), dstep

@@ -6,10 +6,9 @@ h⁺ = h + dt f (or f alone),   f = A h + φ(W h + u),   u = U x + b made by tor
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -23,18 +22,15 @@ from .triton_common import (
     launch,
     matrix,
     normals,
-    optional,
     pointer,
     product,
     slope,
     step_kind,
-    summed,
     uniforms,
 )
 
 SOLVERS = ("euler", "midpoint")
 SAVE = {"none": 0, "full": 1, "low": 2}
-GROUP = 8 * BLOCK  # steps recomputed at a time when memory is low
 
 
 def unsupported(phi: str, gated: bool, solver: str) -> str:
@@ -71,6 +67,60 @@ def step_of(dt, step, t, B, H, rows, units, DT: tl.constexpr):
         found = tl.load(dt + units, mask=units < H, other=1.0)[None, :]
     elif DT == 2:
         found = tl.load(dt + t * B + rows, mask=rows < B, other=1.0)[:, None]
+    return found
+
+
+@triton.jit
+def advance(
+    h, f, d, seeds, additive, factor, t, rows, units, place, inside, sigma_a, sigma_m, RESIDUAL: tl.constexpr,
+    NOISE: tl.constexpr,
+):  # fmt: skip
+    """The state after a step of length d along the drift f."""
+    if NOISE == 0:
+        new = h + d * f if RESIDUAL else f
+    else:
+        first, second = noise_of(seeds, additive, factor, t, rows, units, place, inside, NOISE)
+        if NOISE <= 2:
+            new = h + (d * f + tl.sqrt(d) * ((sigma_a + sigma_m * f) * first))
+        elif NOISE == 3:
+            new = h + (d * ((sigma_m * second + (1.0 - sigma_m)) * f) + sigma_a * first)
+        else:
+            new = h + (d * (second * f) + first)
+    return new
+
+
+@triton.jit
+def reach_of(
+    d, seeds, additive, factor, t, rows, units, place, inside, sigma_m, RESIDUAL: tl.constexpr, NOISE: tl.constexpr,
+):  # fmt: skip
+    """The derivative of ``advance`` by f, and the draw that the derivative by d reads."""
+    one = tl.zeros(inside.shape, tl.float32) + 1.0
+    reach, draw = d + one * 0.0, one
+    if not RESIDUAL:
+        reach = one
+    if NOISE != 0:
+        first, second = noise_of(seeds, additive, factor, t, rows, units, place, inside, NOISE)
+        if NOISE <= 2:
+            reach = d + tl.sqrt(d) * (sigma_m * first)
+            draw = first
+        elif NOISE == 3:
+            draw = sigma_m * second + (1.0 - sigma_m)
+            reach = d * draw
+        else:
+            draw = second
+            reach = d * draw
+    return reach, draw
+
+
+@triton.jit
+def by_dt(f, d, draw, sigma_a, sigma_m, NOISE: tl.constexpr):
+    """The derivative of ``advance`` by d."""
+    if NOISE == 0:
+        found = f
+    elif NOISE <= 2:
+        found = f + 0.5 / tl.sqrt(d) * ((sigma_a + sigma_m * f) * draw)
+    else:
+        found = f * draw
     return found
 
 
@@ -120,16 +170,9 @@ def forward_kernel(
                 if SLOPES:
                     tl.store(stash + 3 * slot + place, f, mask=inside)
                 tl.store(stash + 2 * (1 + SLOPES) * slot + place, middle, mask=inside)
-        if NOISE == 0:
-            new = h + d * f if RESIDUAL else f
-        else:
-            first, second = noise_of(seeds, additive, factor, t, rows, units, place, inside, NOISE)
-            if NOISE <= 2:
-                new = h + (d * f + tl.sqrt(d) * ((sigma_a + sigma_m * f) * first))
-            elif NOISE == 3:
-                new = h + (d * ((sigma_m * second + (1.0 - sigma_m)) * f) + sigma_a * first)
-            else:
-                new = h + (d * (second * f) + first)
+        new = advance(
+            h, f, d, seeds, additive, factor, t, rows, units, place, inside, sigma_a, sigma_m, RESIDUAL, NOISE
+        )
         if HELD:
             moves = tl.load(active + t * B + rows, mask=rows < B, other=0)[:, None] != 0
             new = tl.where(moves, new, h)
@@ -172,25 +215,11 @@ def backward_kernel(
         if HELD:
             moves = tl.load(active + t * B + rows, mask=rows < B, other=0)[:, None] != 0
             moving = tl.where(moves, g, 0.0)
-        by_step = tl.zeros((ROWS, HP), tl.float32) + 1.0
-        reach = d + by_step * 0.0
-        if RESIDUAL:
-            back = moving
-        else:
+        reach, draw = reach_of(d, seeds, additive, factor, t, rows, units, place, inside, sigma_m, RESIDUAL, NOISE)
+        back = moving
+        if not RESIDUAL:
             back = moving * 0.0
-            reach = by_step
-        draw = by_step
-        if NOISE != 0:
-            first, second = noise_of(seeds, additive, factor, t, rows, units, place, inside, NOISE)
-            if NOISE <= 2:
-                reach = d + tl.sqrt(d) * (sigma_m * first)
-                draw = first
-            elif NOISE == 3:
-                draw = sigma_m * second + (1.0 - sigma_m)
-                reach = d * draw
-            else:
-                draw = second
-                reach = d * draw
+        by_step = moving
         if STAGES == 2:
             p = tl.load(stash + (1 + SLOPES) * slot + place, mask=inside, other=0.0)
             through = reach * moving
@@ -222,12 +251,8 @@ def backward_kernel(
                 f = tl.load(stash + slot + place, mask=inside, other=0.0)
             if STAGES == 2:
                 by_step += 0.5 * f * at_middle
-            elif NOISE == 0:
-                by_step = f * moving
-            elif NOISE <= 2:
-                by_step = (f + 0.5 / tl.sqrt(d) * ((sigma_a + sigma_m * f) * draw)) * moving
             else:
-                by_step = f * draw * moving
+                by_step = by_dt(f, d, draw, sigma_a, sigma_m, NOISE) * moving
             by_step = tl.where(inside, by_step, 0.0)
             if DT == 2:
                 tl.store(dstep + t * B + rows, tl.sum(by_step, 1), mask=rows < B)
@@ -241,130 +266,83 @@ def backward_kernel(
         tl.store(dstep + tl.program_id(0) * H + units, of_units, mask=units < H)
 
 
-def _settings(
-    A: Any, dt: Any, active: Any, phi: str, residual: bool, solver: str, noise: str, H: int
-) -> dict[str, Any]:
-    return {
-        "LINEAR": A is not None, "PHI": PHI[phi], "RESIDUAL": residual, "STAGES": 1 + SOLVERS.index(solver),
-        "NOISE": NOISE[noise], "DT": step_kind(dt), "HELD": active is not None, **launch(H),
-    }  # fmt: skip
+class Pass(NamedTuple):
+    """Arguments of ``gyrostat::lipschitz`` that do not depend on how it is computed."""
+
+    A: Tensor | None
+    W: Tensor
+    dt: Tensor | None
+    active: Tensor | None
+    seeds: Tensor | None
+    additive: Tensor | None
+    factor: Tensor | None
+    step: float
+    phi: str
+    residual: bool
+    solver: str
+    noise: str
+    sigma_a: float
+    sigma_m: float
+
+    def part(self, steps: slice) -> Pass:
+        """The same for some of the steps."""
+        cut = {k: getattr(self, k) for k in ("active", "seeds", "additive", "factor")}
+        cut = {k: v if v is None else v[steps] for k, v in cut.items()}
+        dt = self.dt if self.dt is None or self.dt.ndim == 1 else self.dt[steps].contiguous()
+        return self._replace(dt=dt, **cut)
+
+    def stages(self) -> int:
+        """Drifts for a step."""
+        return 1 + SOLVERS.index(self.solver)
+
+    def constants(self) -> dict[str, Any]:
+        """What the kernels know when they are compiled."""
+        return {
+            "LINEAR": self.A is not None, "PHI": PHI[self.phi], "RESIDUAL": self.residual, "NOISE": NOISE[self.noise],
+            "DT": step_kind(self.dt), "HELD": self.active is not None,
+        }  # fmt: skip
+
+    def pointers(self, like: Tensor) -> tuple[Tensor, ...]:
+        """The tensors beside the matrices, with a substitute for those that are absent."""
+        return tuple(pointer(t, like) for t in (self.dt, self.active, self.seeds, self.additive, self.factor))
+
+
+def outputs(u: Tensor, h0: Tensor, wanted: int, save: str, n_slots: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Room for the last state, the sequence and the stash."""
+    T, B, H = u.shape
+    shape = {"none": (0,), "full": (n_slots, T, B, H), "low": (1, -(-T // BLOCK), B, H)}[save]
+    last = torch.empty_like(h0, memory_format=torch.contiguous_format)
+    return last, u.new_empty((T if wanted else 0, B, H)), u.new_empty(shape)
 
 
 def run_forward(
-    u: Tensor, h0: Tensor, A: Any, W: Tensor, dt: Any, active: Any, seeds: Any, additive: Any, factor: Any, step: float,
-    phi: str, residual: bool, solver: str, noise: str, sigma_a: float, sigma_m: float, wanted: int, save: str,
-    slopes: bool, n_slots: int,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    u: Tensor, h0: Tensor, p: Pass, wanted: int, save: str, slopes: bool, n_slots: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Last state, sequence and stash from the input products ``u (T, B, H)``."""
     T, B, H = u.shape
-    last = torch.empty_like(h0, memory_format=torch.contiguous_format)
-    sequence = u.new_empty((T if wanted else 0, B, H))
-    shape = {"none": (0,), "full": (n_slots, T, B, H), "low": (1, -(-T // BLOCK), B, H)}[save]
-    stash = u.new_empty(shape)
-    if B == 0 or T == 0:
-        return last.copy_(h0), sequence, stash
+    last, sequence, stash = outputs(u, h0, wanted, save, n_slots)
     forward_kernel[(triton.cdiv(B, ROWS),)](
-        u, h0, pointer(A, u), W, pointer(dt, u), pointer(active, u), pointer(seeds, u), pointer(additive, u),
-        pointer(factor, u), last, pointer(sequence, u), pointer(stash, u), T, B, H, step, sigma_a, sigma_m,
-        WANTED=wanted > 0, SAVE=SAVE[save], SLOPES=int(slopes), BLOCK=BLOCK,
-        **_settings(A, dt, active, phi, residual, solver, noise, H),
+        u, h0, pointer(p.A, u), p.W, *p.pointers(u), last, pointer(sequence, u), pointer(stash, u), T, B, H, p.step,
+        p.sigma_a, p.sigma_m, WANTED=wanted > 0, SAVE=SAVE[save], SLOPES=int(slopes), BLOCK=BLOCK, STAGES=p.stages(),
+        **p.constants(), **launch(H),
     )  # fmt: skip
     return last, sequence, stash
 
 
-def lipschitz(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Kernel of ``gyrostat::lipschitz`` for a GPU."""
-    x, h0, weight_ih, bias, A, W, _, dt, active, seeds, additive, factor = arguments[:12]
-    step, phi, _, residual, solver, noise, sigma_a, sigma_m, wanted, save, learns_dt = arguments[12:]
-    slopes = A is not None and learns_dt
-    n_slots = slots_of(slopes, solver, wanted)
-    u = F.linear(x, weight_ih, bias)  # (T, B, H)
-    return run_forward(
-        u, h0.contiguous(), A, W, dt, active, seeds, additive, factor, step, phi, residual, solver, noise, sigma_a,
-        sigma_m, wanted, save, slopes, n_slots,
+def run_backward(
+    g: Tensor | None, given: Tensor | None, stash: Tensor, p: Pass, slopes: bool, learns: bool
+) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor | None]:
+    """Per stage the gradients inside φ and of the drift, ``(n, B, H)``; of the state before; of dt, ``(n, B)`` or rows of H."""
+    n, B, H = stash.shape[1:]
+    pre = [stash.new_empty(n, B, H) for _ in range(p.stages())]
+    through = [stash.new_empty(n, B, H) for _ in range(p.stages())] if p.A is not None else []
+    dh0 = stash.new_empty(B, H)
+    programs = triton.cdiv(B, ROWS)
+    dstep = stash.new_zeros((n, B) if step_kind(p.dt) == 2 else (programs, H)) if learns else None
+    backward_kernel[(programs,)](
+        pointer(g, stash), pointer(given, stash), pointer(p.A, stash), p.W, *p.pointers(stash), stash, dh0, pre[0],
+        (through or pre)[0], pre[-1], (through or pre)[-1], pointer(dstep, stash), n, B, H, p.step, p.sigma_a, p.sigma_m,
+        LAST=g is not None, EACH=given is not None, SLOPES=int(slopes), LEARNS=learns, STAGES=p.stages(),
+        **p.constants(), **launch(H),
     )  # fmt: skip
-
-
-def slots_of(slopes: bool, solver: str, wanted: int) -> int:
-    """Arrays ``(T, B, H)`` that a full stash holds, as ``shapes.lipschitz_slots`` counts them."""
-    stages = 1 + SOLVERS.index(solver)
-    return stages * (1 + slopes) + stages - 1 + (wanted == 0)
-
-
-def lipschitz_backward(grad_last: Tensor | None, grad_sequence: Tensor | None, *arguments: Any) -> list[Tensor]:
-    """Kernel of ``gyrostat::lipschitz_backward`` for a GPU.
-
-    With few states kept, pieces of ``GROUP`` steps run forward again from the state at their start, last piece first.
-    """
-    x, h0, weight_ih, bias, A, W, inner, dt, active, seeds, additive, factor = arguments[:12]
-    sequence, stash = arguments[12:14]
-    step, phi, _, residual, solver, noise, sigma_a, sigma_m, wanted, save, learns_dt = arguments[14:25]
-    needs = arguments[25]
-    T, B, H = x.shape[0], x.shape[1], h0.shape[1]
-    slopes = A is not None and learns_dt
-    if B == 0 or T == 0:
-        zeros: list[Any] = [
-            None if t is None else torch.zeros_like(t) for t in (x, h0, weight_ih, bias, A, W, inner, dt)
-        ]
-        zeros[1] = grad_last if grad_last is not None else zeros[1]
-        return optional(zeros, needs, x)
-    found: dict[str, Any] = {}
-
-    def add(name: str, value: Tensor) -> None:
-        found[name] = value if name not in found else found[name] + value
-
-    group = T if save != "low" else GROUP
-    u_all = F.linear(x, weight_ih, bias) if save != "full" else None  # (T, B, H)
-    g = grad_last
-    pieces: list[Tensor] = []
-    steps: list[Tensor] = []
-    for start in reversed(range(0, T, group)):
-        part = slice(start, min(start + group, T))
-
-        def cut(t: Any, part: slice = part) -> Any:
-            return t if t is None or t.ndim == 0 else t[part]
-
-        rows_dt = dt if dt is None or dt.ndim == 1 else dt[part].contiguous()
-        begin = h0 if start == 0 else stash[0, start // BLOCK]
-        own, states = stash, sequence if wanted else stash[-1:].flatten(0, 1) if save == "full" else sequence
-        if u_all is not None:
-            _, states, own = run_forward(
-                u_all[part], begin.contiguous(), A, W, rows_dt, cut(active), cut(seeds), cut(additive), cut(factor), step,
-                phi, residual, solver, noise, sigma_a, sigma_m, 1, "full", slopes, slots_of(slopes, solver, 1),
-            )  # fmt: skip
-        n, given = part.stop - part.start, cut(grad_sequence)
-        stages = 1 + SOLVERS.index(solver)
-        pre = [x.new_empty(n, B, H) for _ in range(stages)]
-        through = [x.new_empty(n, B, H) for _ in range(stages)] if A is not None else []
-        dh0 = torch.empty_like(h0, memory_format=torch.contiguous_format)
-        learns = bool(needs[7] and dt is not None)
-        programs = triton.cdiv(B, ROWS)
-        dstep = x.new_zeros((n, B) if step_kind(dt) == 2 else (programs, H)) if learns else x
-        backward_kernel[(programs,)](
-            pointer(g, x), pointer(given, x), pointer(A, x), W, pointer(rows_dt, x), pointer(cut(active), x),
-            pointer(cut(seeds), x), pointer(cut(additive), x), pointer(cut(factor), x), own, dh0, pre[0],
-            (through or pre)[0], pre[-1], (through or pre)[-1], dstep, n, B, H, step, sigma_a, sigma_m,
-            LAST=g is not None, EACH=given is not None, SLOPES=int(slopes), LEARNS=learns,
-            **_settings(A, dt, active, phi, residual, solver, noise, H),
-        )  # fmt: skip
-        before = torch.cat([begin[None], states[: n - 1]])  # (n, B, H)
-        reads = [before]
-        if stages == 2:
-            reads.append(own[2 * (1 + slopes)])
-        for a, r in zip(pre, reads, strict=True):
-            add("W", summed(a, r)) if needs[5] else None
-        for f, r in zip(through, reads):
-            add("A", summed(f, r)) if needs[4] else None
-        du = pre[0] if stages == 1 else pre[0] + pre[1]  # (n, B, H)
-        add("weight_ih", summed(du, x[part])) if needs[2] else None
-        if bias is not None and needs[3]:
-            add("bias", du.sum((0, 1)))
-        if needs[0]:
-            pieces.insert(0, du @ weight_ih)
-        if learns:
-            steps.insert(0, dstep if step_kind(dt) == 2 else dstep.sum(0))
-        g = dh0
-    dt_grad = None if not steps else torch.cat(steps) if step_kind(dt) == 2 else torch.stack(steps).sum(0)
-    dx = torch.cat(pieces) if pieces else None
-    grads = [dx, g, found.get("weight_ih"), found.get("bias"), found.get("A"), found.get("W"), None, dt_grad]
-    return optional(grads, needs, x)
+    return pre, through, dh0, dstep
