@@ -151,7 +151,9 @@ class Recurrent(nn.Module):
     @property
     def backend_in_use(self) -> str:
         """``"fused: <by what>"`` or ``"reference: <why>"``."""
-        return self._runner()[1]
+        runner, words = self._runner()
+        own = next(self.parameters())
+        return words if runner is run_cell else words + kernels.lower_precision(self.cells[0], own.dtype, own.device)
 
     def forward(
         self,

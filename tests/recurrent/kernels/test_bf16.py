@@ -263,3 +263,16 @@ def test_backends_of_torch_that_disagree_mean_the_default(monkeypatch):
     monkeypatch.setattr(torch, "get_float32_matmul_precision", undecided)
     assert bf16.precision() == "highest"
     assert LEM(2, 3)(torch.randn(2, 1, 2))[0].isfinite().all()
+
+
+def test_a_compiled_layer_listens_to_the_precision_of_its_call(engine):
+    layer = LipschitzRNN(2, 20, backend="fused")
+    x = torch.randn(5, 3, 2)
+    run = torch.compile(lambda v: layer(v)[0], fullgraph=True, backend="eager")
+    found = {}
+    with torch.no_grad():
+        for precision in ("highest", "medium", "high"):
+            torch.set_float32_matmul_precision(precision)
+            found[precision] = run(x)
+            assert torch.equal(found[precision], layer(x)[0]), precision
+    assert not torch.equal(found["highest"], found["medium"])

@@ -23,7 +23,7 @@ _SAID: set[str] = set()
 
 def find(cell: Cell, dtype: torch.dtype, device: torch.device) -> tuple[Runner | None, str]:
     """The fused runner of ``cell`` for this type and device and what it runs on, or ``None`` and the reason why not."""
-    from . import bf16, gpu, native, plans
+    from . import gpu, native, plans
     from .run import run_fused
 
     if os.environ.get("GYROSTAT_BACKEND") == "reference":
@@ -42,7 +42,14 @@ def find(cell: Cell, dtype: torch.dtype, device: torch.device) -> tuple[Runner |
         return None, reason
     if dtype not in (torch.float32, torch.float64):
         return None, f"the fused kernels compute in float32 and float64, not {str(dtype).removeprefix('torch.')}"
-    return run_fused, reason + bf16.describe(cell, dtype)
+    return run_fused, reason
+
+
+def lower_precision(cell: Cell, dtype: torch.dtype, device: torch.device) -> str:
+    """What a lower precision of products changes on the fused path: nothing at the default one."""
+    from . import bf16
+
+    return bf16.describe(cell, dtype) if device.type == "cpu" else ""
 
 
 def describe() -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import library
+from .shapes import precision
 
 if TYPE_CHECKING:
     from ..cell import Cell
@@ -29,14 +30,6 @@ TERMS = {"high": 3, "medium": 1}
 WORDS = {"high": "bf16x3", "medium": "bf16"}
 ENGINES = {"amx": (2, 1, "AMX"), "bf16": (1, 0, "AVX512-BF16")}  # bit of gy_bf16_engines, number of the engine, name
 FAST = {"amx": ("high", "medium"), "bf16": ("medium",)}
-
-
-def precision() -> str:
-    """``highest``, ``high`` or ``medium``."""
-    try:
-        return torch.get_float32_matmul_precision()
-    except RuntimeError:  # torch has no single answer when its backends were told different things
-        return "highest"
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .shapes import BLOCK
+from .shapes import BLOCK, precision
 
 STEPS = 64  # of one recording, at the most
 ROOM = 64 * 2**20  # bytes for one array of a plan
@@ -81,7 +81,7 @@ _LOCK = threading.Lock()
 def plan(make: Callable[[], Plan], like: Tensor, *key: Hashable) -> Plan:
     """The plan for a key, made when there is none; the one not used for longest goes when there are too many."""
     stream = torch.cuda.current_stream(like.device).cuda_stream if like.is_cuda else 0
-    full = (*key, like.device, like.dtype, stream, torch.get_float32_matmul_precision())
+    full = (*key, like.device, like.dtype, stream, precision())
     with _LOCK:
         if full not in _PLANS:
             with torch.inference_mode(False):  # later calls write into the buffers in whatever mode they are

@@ -1,9 +1,10 @@
-"""Sizes that the operators, their kernels and their fake kernels agree on."""
+"""What the operators, their kernels and their fake kernels agree on: sizes, and the precision of products."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 BLOCK = 16  # steps between two kept states when memory is low
@@ -36,3 +37,13 @@ def stash_shape(save: str, slots: int, states: int, x: Tensor, state: Tensor) ->
 def sequence_shape(there: bool, x: Tensor, state: Tensor) -> tuple[Any, ...]:
     """``(T, B, H)``, or an empty tensor for a sequence that nobody wants."""
     return (x.shape[0], *state.shape) if there else (0, *state.shape)
+
+
+def precision() -> str:
+    """``highest``, ``high`` or ``medium``, as ``torch.set_float32_matmul_precision`` said."""
+    if torch.compiler.is_compiling():
+        return "highest"  # nothing that is traced depends on it: the kernels ask when they run
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # torch has no single answer when its backends were told different things
+        return "highest"

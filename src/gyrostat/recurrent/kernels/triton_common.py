@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ...numerics.philox import NORMAL, UNIFORM
+from . import shapes
 
 ROWS = 16  # the smallest tile of a tensor core
 PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "bf16"}
@@ -30,7 +30,7 @@ NORMAL_LAW, UNIFORM_LAW = tl.constexpr(NORMAL), tl.constexpr(UNIFORM)
 
 def precision() -> str:
     """How to multiply, as ``torch.get_float32_matmul_precision`` says: ``ieee``, ``tf32`` or ``bf16``."""
-    return PRECISIONS[torch.get_float32_matmul_precision()]
+    return PRECISIONS[shapes.precision()]
 
 
 def too_large(kind: str, H: int) -> str:
