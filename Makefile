@@ -6,7 +6,7 @@ READY = $(VENV)/.ready-dev
 
 .PHONY: setup demo test test-all lint docs clean
 
-$(READY): pyproject.toml constraints.txt setup.py $(wildcard src/gyrostat/recurrent/kernels/csrc/*)
+$(READY): pyproject.toml constraints.txt setup.py $(wildcard src/gyrostat/recurrent/kernels/csrc/* src/gyrostat/sketch/csrc/* src/gyrostat/_native/*.h)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dask,onnx]'
 	touch $(READY)

@@ -1,5 +1,5 @@
-"""The native recurrent kernels: one C++17 file, built once for each instruction set, loaded by ctypes at run time; on x86-64
-another beside it, whose products are in bfloat16.
+"""The native kernels: C++17, built once for each instruction set, loaded by ctypes at run time. Recurrent cells have one
+library, on x86-64 another beside it whose products are in bfloat16, and sketches a third.
 
 Everything else about the package is in pyproject.toml. Without a compiler the package installs all the same.
 """
@@ -11,14 +11,19 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-KERNELS = Path("src/gyrostat/recurrent/kernels")
+PACKAGE = Path("src/gyrostat")
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 FLAGS += ["-ffp-contract=fast"]  # a product and a sum are one rounding on every machine that can
 LEVELS = {"v2": ["-march=x86-64-v2"], "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
 X86 = platform.machine() in ("x86_64", "AMD64")
-BUILDS = [("native.cpp", level, flags) for level, flags in (LEVELS if X86 else {"generic": []}).items()]
+BUILDS = [
+    (folder, source, level, flags)
+    for folder, source in (("recurrent/kernels", "native.cpp"), ("sketch", "scatter.cpp"))
+    for level, flags in (LEVELS if X86 else {"generic": []}).items()
+]
 if X86:
-    BUILDS += [("native_bf16.cpp", "bf16", [*LEVELS["v4"], "-mavx512bf16", "-mamx-tile", "-mamx-bf16"])]
+    wide = [*LEVELS["v4"], "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
+    BUILDS += [("recurrent/kernels", "native_bf16.cpp", "bf16", wide)]
 
 
 class BuildKernels(build_ext):
@@ -54,15 +59,15 @@ class AnyPython(bdist_wheel):
 setup(
     ext_modules=[
         Extension(
-            f"gyrostat.recurrent.kernels._native_{level}",
-            [str(KERNELS / "csrc" / source)],
-            depends=sorted(str(p) for p in (KERNELS / "csrc").glob("*.h")),
+            f"gyrostat.{folder.replace('/', '.')}._native_{level}",
+            [str(PACKAGE / folder / "csrc" / source)],
+            depends=sorted(str(p) for at in (folder, "_native") for p in (PACKAGE / at).glob("**/*.h")),
             extra_compile_args=[*FLAGS, *flags],
             libraries=["dl", "pthread"] if platform.system() == "Linux" else [],
             language="c++",
             optional=True,
         )
-        for source, level, flags in BUILDS
+        for folder, source, level, flags in BUILDS
     ],
     cmdclass={"build_ext": BuildKernels, "bdist_wheel": AnyPython},
 )

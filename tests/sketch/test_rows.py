@@ -13,7 +13,7 @@ from gyrostat._errors import ArgumentError, ArgumentTypeError, DataError, Memory
 from gyrostat.sketch.npy import NpyFile
 from gyrostat.sketch.rows import as_rows
 from gyrostat.sketch.sketches import METHODS, sketch
-from gyrostat.sketch.stream import Accumulator
+from gyrostat.sketch.stream import accumulator
 from tests.sketch.matrices import polynomial
 
 STREAMS = ("gaussian", "countsketch", "sparse_sign", "srht", "uniform", "length")
@@ -52,8 +52,8 @@ def test_s9_sources_agree(method):
 def test_a_stream_may_be_looked_at_and_goes_on(method, cuts, kind):
     g = np.random.default_rng(0)
     A = (g.standard_normal((2600, 5)) + (1j * g.standard_normal((2600, 5)) if kind is complex else 0)).astype(kind)
-    whole = Accumulator(method, 60, 5, A.dtype, 3, 2600)
-    parts = Accumulator(method, 60, 5, A.dtype, 3, 2600)
+    whole = accumulator(method, 60, 5, A.dtype, 3, 2600)
+    parts = accumulator(method, 60, 5, A.dtype, 3, 2600)
     for block in as_rows([A])[0].blocks():
         whole.update(block)
     edges = [0, *sorted(cuts), 2600]
@@ -62,7 +62,7 @@ def test_a_stream_may_be_looked_at_and_goes_on(method, cuts, kind):
             parts.update(block)
         if b:
             parts.finish()
-            fresh = Accumulator(method, 60, 5, A.dtype, 3, 2600)
+            fresh = accumulator(method, 60, 5, A.dtype, 3, 2600)
             fresh.restore(parts.state())
             parts = fresh
     np.testing.assert_allclose(parts.finish(), whole.finish(), atol=1e-12)
@@ -73,7 +73,7 @@ def test_one_pass_sampling_has_the_right_law(method):
     # 1,100 rows, two key blocks of unequal weight; 40,000 draws in all
     weight = np.where(np.arange(1100) < 1024, 1.0, 4.0)
     A = np.sqrt(weight)[:, None]
-    work = Accumulator(method, 40_000, 1, np.float64, 0)
+    work = accumulator(method, 40_000, 1, np.float64, 0)
     for block in as_rows([A])[0].blocks():
         work.update(block)
     drawn = np.mean(work.closed().index >= 1024)

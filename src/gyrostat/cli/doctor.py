@@ -19,11 +19,12 @@ def doctor(*, json: bool = False) -> int:
     from ..recurrent.cell import cell_names
     from ..recurrent.kernels import describe
     from ..recurrent.layer import Recurrent
+    from ..sketch import native
     from ._shared import facts, print_json
 
     found = facts()
     found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    kernels = describe()
+    kernels, sketches = describe(), native.describe()
     backends = {name: Recurrent(2, 3, cell=name).backend_in_use for name in cell_names()}
     extras = {p: importlib.util.find_spec(p) is not None for p in ("datasets", "dask", "onnxruntime", "tensorboard")}
     layer = Recurrent(2, 3, cell="lem", dtype=torch.float64)
@@ -35,11 +36,21 @@ def doctor(*, json: bool = False) -> int:
         steps.append(y_t)
     passed = bool(torch.equal(torch.stack(steps), whole))
     if json:
-        print_json({**found, "kernels": kernels, "backends": backends, "extras": extras, "self_test": passed})
+        print_json(
+            {
+                **found,
+                "kernels": kernels,
+                "sketches": sketches,
+                "backends": backends,
+                "extras": extras,
+                "self_test": passed,
+            }
+        )
         return 0 if passed else 1
     for key, value in found.items():
         print(f"{key:10} {value}")
-    print("kernels    " + ", ".join(f"{key}: {value}" for key, value in kernels.items()))
+    for name, what in (("kernels", kernels), ("sketches", sketches)):
+        print(f"{name:10} " + ", ".join(f"{key}: {value}" for key, value in what.items()))
     for name, words in backends.items():
         print(f"{name:15} {words}")
     print("optional packages: " + ", ".join(f"{p} {'yes' if there else 'no'}" for p, there in extras.items()))

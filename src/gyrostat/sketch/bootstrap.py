@@ -23,8 +23,8 @@ from .._checks import Boolean, Integer, OneOf, Real, check
 from .._errors import ArgumentError
 from .._results import Result
 from .._rng import numpy_stream
+from .scatter import SCATTERING
 from .sketches import Sketch
-from .stream import SCATTERING
 from .warning import warn
 
 if TYPE_CHECKING:

@@ -87,7 +87,7 @@ def _do(make: Any, start: int, block: Any, transposed: bool) -> Any:
     """One part of a work, on the worker that holds the block."""
     part = make(start)
     rows = BlockRows([np.asarray(block)])
-    rows.transposed, rows.first = transposed, start
-    for piece in rows.blocks():
-        part.update(piece)
+    rows.transposed, rows.first, rows.threads = transposed, start, 1
+    for _ in rows.feed(part):
+        pass
     return part

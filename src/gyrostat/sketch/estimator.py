@@ -20,7 +20,8 @@ from .centred import centred_rows
 from .exact import exact_svd
 from .result import SketchedSVDResult
 from .rows import as_rows
-from .sketches import METHODS, Accumulator, Sketch
+from .sketches import METHODS, Sketch
+from .stream import accumulator
 from .svd import to_tolerance
 from .warning import SketchWarning
 
@@ -170,7 +171,7 @@ class SketchedSVD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         size = self.sketch_size or 10 * self.n_components + 200
         method = "countsketch" if self.method == "auto" else self.method
         # one column more, of ones: its sketch is what centring subtracts, so a stream can be centred at any time
-        self._stream = Accumulator(method, size, d + 1, np.float64, int(self.random_state))
+        self._stream = accumulator(method, size, d + 1, np.float64, int(self.random_state))
         self._sum = np.zeros(d)
         self.n_samples_seen_ = 0
 

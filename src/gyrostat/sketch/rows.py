@@ -15,9 +15,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from .._errors import ArgumentError, ArgumentTypeError, DataError, NonFiniteError
+from . import native
 from .npy import NpyFile
 
 BLOCK_BYTES = 1 << 20
+READ_BYTES = 32 << 20
+LOOK_BYTES = 256 << 20
 
 
 class Block(NamedTuple):
@@ -40,6 +43,7 @@ class Rows:
         entries: Stored entries of a sparse matrix in memory, else None.
         first: Number of row 0 in the whole matrix, where these are a part of it.
         guard: Called with no argument before and after each block; raises where the source has changed.
+        threads: Threads a pass may use; None is what the process allows.
     """
 
     n: int | None
@@ -50,6 +54,7 @@ class Rows:
     entries: int | None = None
     first = 0
     guard: Callable[[], None] | None = None
+    threads: int | None = None
 
     def __init__(self, n: int | None, d: int, dtype: Any) -> None:
         self.n, self.d = n, d
@@ -61,14 +66,7 @@ class Rows:
 
     def blocks(self, start: int = 0) -> Iterator[Block]:
         """Checked blocks in order of rows, from row ``start``."""
-        at = start
-        for number, raw in enumerate(self._raw(start, self.n)):
-            if self.guard is not None:
-                self.guard()
-            if raw.ndim != 2 or raw.shape[1] != self.d:
-                raise DataError(
-                    f"A: block {number} has shape {tuple(raw.shape)}, but blocks must be (rows, {self.d}) as the first was"
-                )
+        for at, raw in self._reads(start):
             for piece in _pieces(raw):
                 data = piece.astype(self.dtype, copy=False)
                 if not sp.issparse(data):
@@ -78,6 +76,19 @@ class Rows:
                     _refuse_nonfinite(data, self.first + at, self.transposed)
                 yield Block(self.first + at, data, energy)
                 at += data.shape[0]
+
+    def _reads(self, start: int) -> Iterator[tuple[int, Any]]:
+        """(first row, rows as the source has them) in order, of the right width and number."""
+        at = start
+        for number, raw in enumerate(self._raw(start, self.n)):
+            if self.guard is not None:
+                self.guard()
+            if raw.ndim != 2 or raw.shape[1] != self.d:
+                raise DataError(
+                    f"A: block {number} has shape {tuple(raw.shape)}, but blocks must be (rows, {self.d}) as the first was"
+                )
+            yield at, raw
+            at += raw.shape[0]
         if self.guard is not None:
             self.guard()
         if self.n is not None and at != self.n:
@@ -85,10 +96,22 @@ class Rows:
         self.n = at
 
     def feed(self, work: Any) -> Iterator[None]:
-        """Give ``work`` every block from row ``work.rows`` on; yields after each."""
-        for block in self.blocks(work.rows):
-            work.update(block)
-            yield
+        """Give ``work`` every row from row ``work.rows`` on, as it lies in the source where ``work`` can take that."""
+        start = work.rows - self.first
+        if self.sparse or not getattr(work, "takes_rows", False):
+            for block in self.blocks(start):
+                work.update(block)
+                yield
+            return
+        threads = native.threads() if self.threads is None else self.threads
+        for at, raw in self._reads(start):
+            whole = native.readable(raw)
+            for piece in (raw,) if whole else _pieces(raw):
+                data = piece if whole else np.ascontiguousarray(piece, self.dtype)
+                if not np.isfinite(work.take(data, threads)):
+                    _refuse_nonfinite(data, self.first + at, self.transposed)
+                at += len(data)
+                yield
 
     def take(self, index: np.ndarray) -> np.ndarray:
         """The rows ``index`` (repeats allowed), dense, checked."""
@@ -118,8 +141,8 @@ class ArrayRows(Rows):
         self._array, self._transposed = array, transposed
         size = max(1, self.d * self.source_dtype.itemsize)
         in_memory = isinstance(array, np.ndarray) and not isinstance(array, np.memmap)
-        # reads from disk come in larger pieces than the cache-sized blocks that are worked on
-        self._step = max(1, (BLOCK_BYTES if in_memory else 32 << 20) // size)
+        # reads are larger than the cache-sized blocks that are worked on; what is in memory already costs nothing to look at
+        self._step = max(1, (LOOK_BYTES if in_memory else READ_BYTES) // size)
         chunk = getattr(array, "chunks", None)
         if chunk and isinstance(chunk[0], int):
             rows = chunk[1 if transposed else 0]
@@ -253,6 +276,8 @@ def row_energy(data: Any) -> np.ndarray:
     if sp.issparse(data):
         of = np.repeat(np.arange(data.shape[0]), np.diff(data.indptr))
         return np.bincount(of, weights=np.abs(data.data) ** 2, minlength=data.shape[0])
+    if native.LIBRARY is not None and native.readable(data):
+        return native.norms(data)
     if data.dtype.kind == "c":
         real = data.view(np.float64)
         return np.einsum("ij,ij->i", real, real)

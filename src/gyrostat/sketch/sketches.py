@@ -21,7 +21,8 @@ from .._results import Result
 from .._rng import derive_seed, numpy_stream
 from .passes import Collect, Sum, Watch, as_watch, digest
 from .rows import Rows, as_rows
-from .stream import KEY_ROWS, SAMPLING, SCATTERING, Accumulator
+from .scatter import KEY_ROWS, SCATTERING
+from .stream import SAMPLING, accumulator
 
 METHODS = ("gaussian", "uniform", "length", "leverage", "countsketch", "srht", "sparse_sign")
 REMEDY = "use a smaller sketch or a lower rank"
@@ -120,7 +121,7 @@ def sketch(
 
 
 def _streamed(rows: Rows, t: int, method: str, seed: int, watch: Watch) -> Sketch:
-    work = Accumulator(method, t, rows.d, rows.dtype, seed, rows.n)
+    work = accumulator(method, t, rows.d, rows.dtype, seed, rows.n)
     watch.run(rows, work, f"{method}-{t}-{seed}")
     coherence = work.rows * work.largest / work.energy if work.energy > 0 else 1.0
     done = work.closed()

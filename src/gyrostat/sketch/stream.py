@@ -1,7 +1,7 @@
 """Ã += S[:, rows] A[rows], with the columns of S keyed by row number: no cut of A into blocks changes the sketch.
 
-Random numbers come in key blocks of 1024 rows, Philox(key = seed and method, counter = number of the key block).
-countsketch and sparse_sign add rows as they come; gaussian, srht, uniform and length wait for the rest of a key block.
+Random numbers come in key blocks of 1024 rows, Philox(key = seed and method, counter = number of the key block), and rows
+wait for the rest of their key block (those of ``scatter.py`` need not).
 Sampling in one pass: t slots; a key block of weight w that brings the total to W replaces each slot with probability w/W
 by one of its rows, drawn in proportion to its weight: the slots are then i.i.d. draws from all rows seen.
 
@@ -17,24 +17,28 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.sparse import _sparsetools  # pyright: ignore[reportAttributeAccessIssue]
 
 from .._errors import ArgumentError
 from .._rng import derive_seed, numpy_stream
 from .rows import Block
+from .scatter import KEY_ROWS, SCATTERING, Scatter
 
-KEY_ROWS = 1024
-PLACES = 8
 SAMPLING = ("uniform", "length")
-SCATTERING = ("countsketch", "sparse_sign")
-LINEAR = (*SCATTERING, "gaussian", "srht")
+LINEAR = ("gaussian", "srht")
+
+
+def accumulator(method: str, size: int, d: int, dtype: Any, seed: int, n: int | None = None) -> Accumulator | Scatter:
+    """An empty sketch of ``method`` for rows to come; arguments as for :class:`Accumulator`."""
+    if method in SCATTERING:
+        return Scatter(method, size, d, dtype, seed)
+    return Accumulator(method, size, d, dtype, seed, n)
 
 
 class Accumulator:
     """The sketch of all rows seen so far; rows arrive in order, in blocks of any size.
 
     Args:
-        method: One of gaussian, countsketch, sparse_sign, srht, uniform, length.
+        method: One of gaussian, srht, uniform, length.
         size: Rows t of the sketch.
         d: Columns.
         dtype: float64 or complex128.
@@ -59,18 +63,13 @@ class Accumulator:
         self._held: list[tuple[Any, np.ndarray]] = []
         self._first = start
         self._before = 0.0
-        self._cached: tuple[int, Any] = (-1, None)
         if method == "srht":
             self._order = 1 << max(0, (max(1, n or 1) - 1).bit_length())
             self._picked = numpy_stream(seed, "srht rows").choice(self._order, size, replace=size > self._order)
 
     def update(self, block: Block) -> None:
         """Add the next rows."""
-        if self.method in SCATTERING:
-            self._scatter(block.data)
-            self.rows += len(block.energy)
-        else:
-            self._keyed(block)
+        self._keyed(block)
         self.energy += float(block.energy.sum())
         self.largest = max(self.largest, float(block.energy.max(initial=0.0)))
 
@@ -173,46 +172,6 @@ class Accumulator:
         self.matrix[taken] = chosen.toarray() if sp.issparse(chosen) else chosen
         self.index[taken], self.weight[taken] = self._first + rows, weights[rows]
         self._before += inside
-
-    def _places(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Target rows (count, places) and signs for rows start .. start+count."""
-        places, where, signs = PLACES if self.method == "sparse_sign" else 1, [], []
-        for number in range(start // KEY_ROWS, (start + count - 1) // KEY_ROWS + 1):
-            if self._cached[0] != number:
-                random = self._random(number)
-                spots = random.integers(0, self.size, (KEY_ROWS, places), dtype=np.int32)
-                sign = random.integers(0, 2, (KEY_ROWS, places)) * 2.0 - 1.0
-                self._cached = (number, (spots, sign / np.sqrt(places)))
-            a, b = max(start - number * KEY_ROWS, 0), min(start + count - number * KEY_ROWS, KEY_ROWS)
-            where.append(self._cached[1][0][a:b])
-            signs.append(self._cached[1][1][a:b])
-        return np.concatenate(where), np.concatenate(signs)
-
-    def _scatter(self, data: Any) -> None:
-        count = data.shape[0]
-        if not count:
-            return
-        where, signs = self._places(self.rows, count)
-        places = where.shape[1]
-        if sp.issparse(data):
-            of = np.repeat(np.arange(count), np.diff(data.indptr))
-            flat = self.matrix.reshape(-1)
-            for p in range(places):
-                np.add.at(flat, where[of, p] * np.int64(self.d) + data.indices, data.data * signs[of, p])
-            return
-        # scipy's own kernel adds in place and in order of rows: one read of A, and no chunking can change the sum
-        pointers = np.arange(0, count * places + 1, places, dtype=np.int32)
-        factors = signs.ravel().astype(self.matrix.dtype)
-        _sparsetools.csc_matvecs(
-            self.size,
-            count,
-            self.d,
-            pointers,
-            where.ravel(),
-            factors,
-            data.ravel(),
-            self.matrix.reshape(-1),
-        )
 
 
 def _stack(parts: list[tuple[Any, np.ndarray]]) -> tuple[Any, np.ndarray]:

@@ -24,8 +24,9 @@ from .exact import LANCZOS_COLUMNS, Centre, exact_from, left_vectors, rayleigh_r
 from .passes import Sum, as_watch
 from .result import SketchedSVDResult, turned
 from .rows import Rows, as_rows
+from .scatter import SCATTERING
 from .sketches import METHODS, sketch
-from .stream import SAMPLING, SCATTERING
+from .stream import SAMPLING
 from .warning import warn
 
 RULES = {

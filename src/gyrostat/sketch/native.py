@@ -1,0 +1,97 @@
+"""The kernels of the sketch: numpy arrays to addresses and one call of the native library; without it the slow twins run.
+
+ctypes lets other Python threads run during a call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import _native
+
+HERE = Path(__file__).parent
+ABI = 1
+ALONE = 4 << 20  # bytes below which a second thread costs more than it brings
+LIBRARY, REASON = _native.load(HERE, ABI)
+if os.environ.get("GYROSTAT_BACKEND") == "reference":
+    LIBRARY, REASON = None, "GYROSTAT_BACKEND=reference"
+if LIBRARY is not None:
+    _size, _at = ctypes.c_int64, ctypes.c_void_p
+    LIBRARY.gy_scatter.argtypes = [
+        ctypes.c_int,
+        _at,
+        *[_size] * 4,
+        ctypes.c_uint64,
+        _size,
+        _size,
+        ctypes.c_int,
+        _at,
+        _size,
+        _at,
+    ]
+    LIBRARY.gy_norms.argtypes = [ctypes.c_int, _at, *[_size] * 3, _at]
+    LIBRARY.gy_norms.restype = None
+
+
+def describe() -> dict[str, Any]:
+    """What runs here: the library in use or why there is none, all builds, threads."""
+    return {"library": REASON, "builds": " ".join(_native.builds(HERE)) or "none", "threads": threads()}
+
+
+def threads() -> int:
+    """Threads a pass may use, at most 2: those of torch where it is loaded, else OMP_NUM_THREADS, else the processors."""
+    torch: Any = sys.modules.get("torch")
+    if hasattr(torch, "get_num_threads"):
+        return min(2, torch.get_num_threads())
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return min(2, max(1, int(wanted) if wanted.isdigit() else len(os.sched_getaffinity(0))))
+
+
+def readable(data: Any) -> bool:
+    """Whether a kernel can take these rows where they lie."""
+    return (
+        isinstance(data, np.ndarray)
+        and data.dtype.kind in "fc"
+        and data.dtype.itemsize in (4, 8, 16)
+        and (data.dtype.kind == "c" or data.dtype.itemsize < 16)
+        and data.dtype.isnative
+        and data.flags.aligned
+        and data.strides[1] == data.itemsize
+        and data.strides[0] > 0
+        and data.strides[0] % data.itemsize == 0
+    )
+
+
+def scatter(data: np.ndarray, sums: np.ndarray, start: int, key: int, places: int, count: int) -> np.ndarray:
+    """Add rows ``start`` .. of A to the two sums (2, t, width) of a scattered sketch; the squared norm of each row."""
+    assert LIBRARY is not None
+    energy = np.empty(len(data))
+    wide = sums.view(np.float64)
+    used = count if data.nbytes >= ALONE else 1
+    failed = LIBRARY.gy_scatter(
+        *_rows(data), start, key, sums.shape[1], places, used, wide.ctypes.data, wide.shape[2], energy.ctypes.data
+    )
+    if failed:
+        raise MemoryError("gyrostat: no memory for the places of a block of rows")
+    return energy
+
+
+def norms(data: np.ndarray) -> np.ndarray:
+    """The squared norm of each row."""
+    assert LIBRARY is not None
+    energy = np.empty(len(data))
+    LIBRARY.gy_norms(*_rows(data), energy.ctypes.data)
+    return energy
+
+
+def _rows(data: np.ndarray) -> tuple[int, int, int, int, int]:
+    """(is double, address, elements from row to row, rows, columns), complex numbers as pairs of reals."""
+    pair = 2 if data.dtype.kind == "c" else 1
+    size = data.itemsize // pair
+    return int(size == 8), data.ctypes.data, data.strides[0] // size, data.shape[0], pair * data.shape[1]

@@ -1,0 +1,137 @@
+"""The kernel of the scattered sketches equals its slow twin, whatever the threads, cut, type and instruction set."""
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gyrostat import _native
+from gyrostat._errors import NonFiniteError
+from gyrostat.sketch import native
+from gyrostat.sketch.rows import as_rows, row_energy
+from gyrostat.sketch.scatter import KEY_ROWS, Scatter
+from gyrostat.sketch.sketches import sketch
+from tests.sketch.matrices import polynomial
+
+needs_library = pytest.mark.skipif(native.LIBRARY is None, reason=native.REASON)
+
+
+def matrix(n, d, kind, seed=0):
+    g = np.random.default_rng(seed)
+    A = g.standard_normal((n, d))
+    return (A + 1j * g.standard_normal((n, d)) if np.dtype(kind).kind == "c" else A).astype(kind)
+
+
+def twin(A, method, size, start=0):
+    found = Scatter(method, size, A.shape[1], np.complex128 if A.dtype.kind == "c" else np.float64, 5, start)
+    found._scatter(A.astype(found._sums.dtype))
+    return found._sums
+
+
+@needs_library
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 5000),
+    d=st.integers(1, 70),
+    size=st.integers(1, 400),
+    start=st.integers(0, 3000),
+    kind=st.sampled_from(["f4", "f8", "c8", "c16"]),
+    method=st.sampled_from(["countsketch", "sparse_sign"]),
+    threads=st.sampled_from([1, 2]),
+)
+def test_kernel_equals_its_twin(n, d, size, start, kind, method, threads):
+    A = matrix(n, d + 3, kind)[:, 1 : d + 1]  # rows that do not touch each other
+    found = Scatter(method, size, d, np.complex128 if kind[0] == "c" else np.float64, 5, start)
+    native.ALONE, before = 0, native.ALONE
+    try:
+        total = found.take(A, threads)
+    finally:
+        native.ALONE = before
+    expected = twin(A, method, size, start)
+    if method == "countsketch":
+        np.testing.assert_array_equal(found._sums, expected)
+    else:  # 1/√8 is rounded, and one side rounds product and sum at once
+        np.testing.assert_allclose(found._sums, expected, rtol=0, atol=1e-14 * np.sqrt(n))
+    assert found.rows == start + n
+    np.testing.assert_allclose(total, (np.abs(A.astype(complex)) ** 2).sum(), rtol=1e-12)
+
+
+@needs_library
+def test_draws_are_numpys_with_refused_words_too():
+    # of 283,011 places one word in 18,000 is refused, and moves all that follow in its key block
+    size, n = 283_011, 100 * KEY_ROWS
+    assert 2**32 % size / 2**32 * n > 5
+    A = np.ones((n, 1))
+    found = Scatter("countsketch", size, 1, np.float64, 5)
+    found.take(A)
+    np.testing.assert_array_equal(found._sums, twin(A, "countsketch", size))
+
+
+@needs_library
+def test_threads_do_not_change_a_bit():
+    A = polynomial(9000, 64)[0]
+    for method in ("countsketch", "sparse_sign"):
+        found = []
+        for threads in (1, 2):
+            rows = as_rows(A)[0]
+            rows.threads = threads
+            found.append(sketch(rows, 100, method=method).matrix)
+        np.testing.assert_array_equal(*found)
+
+
+@needs_library
+@pytest.mark.parametrize("kind", ["f4", "f8", "c8", "c16"])
+def test_norms_and_layouts(kind):
+    A = matrix(700, 33, kind)
+    expected = (np.abs(A.astype(complex)) ** 2).sum(1)
+    np.testing.assert_allclose(row_energy(A), expected, rtol=1e-5 if kind in ("f4", "c8") else 1e-13)
+    one = sketch(A, 90).matrix
+    big = A.astype(A.dtype.newbyteorder())
+    for other in (A.copy(order="F"), A[:, ::-1][:, ::-1], np.repeat(A, 2, axis=0)[::2], big):
+        np.testing.assert_array_equal(sketch(other, 90).matrix, one)
+
+
+@needs_library
+def test_overlapping_windows_are_read_where_they_lie():
+    windows = np.lib.stride_tricks.sliding_window_view(np.arange(5000.0), 40)
+    assert native.readable(windows)
+    np.testing.assert_array_equal(sketch(windows, 100).matrix, sketch(windows.copy(), 100).matrix)
+
+
+@pytest.mark.parametrize("kind", ["f4", "f8", "c16"])
+def test_bad_numbers_are_named(kind):
+    A = matrix(9000, 30, kind)
+    A[8123, 17] = np.nan
+    with pytest.raises(NonFiniteError, match="row 8123, column 17"):
+        sketch(A, 50)
+    A[8123, 17] = np.inf
+    with pytest.raises(NonFiniteError, match="row 17, column 8123"):
+        sketch(as_rows(A.T)[0], 50)
+
+
+BUILDS = _native.builds(native.HERE)
+
+
+@needs_library
+@pytest.mark.parametrize("isa", [*BUILDS, "reference"])
+def test_every_build_computes_the_same_sketch(isa):
+    if isa in BUILDS and _native.LEVELS.index(isa) > max(1, _native.cpu_level(native.HERE, native.ABI)):
+        pytest.skip(f"this processor cannot run {isa}")
+    code = (
+        "import numpy as np, hashlib; from gyrostat.sketch.sketches import sketch; from gyrostat.sketch import native\n"
+        "A = np.random.default_rng(0).standard_normal((3000, 37))\n"
+        "print(native.REASON); print(hashlib.sha256(sketch(A, 100).matrix.tobytes()).hexdigest())"
+    )
+    key = {"GYROSTAT_BACKEND": "reference"} if isa == "reference" else {"GYROSTAT_ISA": isa}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, **key}
+    )
+    reason, digest = done.stdout.split("\n")[:2]
+    assert isa in reason or isa == "generic"
+    A = np.random.default_rng(0).standard_normal((3000, 37))
+    assert digest == hashlib.sha256(sketch(A, 100).matrix.tobytes()).hexdigest()
