@@ -1,9 +1,11 @@
 """Inference with products in bfloat16: what is computed, how exact it is, and that nothing else changes.
 
-Both engines run here where they can: ``vectors`` needs a processor with AVX512-BF16, ``tiles`` is the code for AMX compiled
-against ``tiles.h``, which stands for the instructions. No test has met a processor with AMX.
+Three ways to multiply: ``vectors`` needs a processor with AVX512-BF16. ``tiles`` is the source for AMX compiled against
+``tiles.h``, which stands for the instructions. ``instructions`` is the library as it is installed: on a processor with AMX
+as it is, on others with ``trap.cpp`` doing what each tile instruction would have done. No test has met a processor with AMX.
 """
 
+import ctypes
 import os
 import subprocess
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch.nn.functional as F
 
 from gyrostat import LEM, LipschitzRNN, Recurrent
 from gyrostat.numerics.philox import draw_seeds
-from gyrostat.recurrent.kernels import bf16, library, ops, twin
+from gyrostat.recurrent.kernels import bf16, describe, library, ops, twin
 
 from .conftest import label
 
@@ -27,32 +29,46 @@ KINDS = [
 ]
 
 
+def build(folder, name, source, *flags):
+    path = folder / f"{name}.so"
+    command = [os.environ.get("CXX", "g++"), "-std=c++17", "-O2", "-fPIC", "-shared", "-w", *flags, source, "-o", path]
+    subprocess.run([*command, "-ldl", "-lpthread"], check=True, capture_output=True)
+    return path
+
+
 @pytest.fixture(scope="session")
 def emulated(tmp_path_factory):
     """The library of bf16 products with its tile instructions in plain C++."""
-    compiler = os.environ.get("CXX", "g++")
-    path = tmp_path_factory.mktemp("tiles") / "emulated.so"
-    flags = ["-std=c++17", "-O2", "-fPIC", "-shared", "-w", "-Wno-psabi", "-fvisibility=hidden", "-ffp-contract=fast"]
     header = Path(__file__).with_name("tiles.h")
+    flags = ("-Wno-psabi", "-fvisibility=hidden", "-ffp-contract=fast", "-DGY_WIDE", f'-DGY_EMULATED_TILES="{header}"')
     source = library.HERE / "csrc" / "native_bf16.cpp"
-    flags += ["-DGY_WIDE", f'-DGY_EMULATED_TILES="{header}"']
-    subprocess.run([compiler, *flags, source, "-o", path, "-ldl", "-lpthread"], check=True, capture_output=True)
-    return bf16.opened(str(path))
+    return bf16.opened(str(build(tmp_path_factory.mktemp("tiles"), "emulated", source, *flags)))
 
 
-@pytest.fixture(params=["tiles", "vectors"])
+@pytest.fixture(scope="session")
+def trap(tmp_path_factory):
+    """What handles the tile instructions of the installed library where the processor does not."""
+    folder = tmp_path_factory.mktemp("trap")
+    return ctypes.CDLL(str(build(folder, "trap", Path(__file__).with_name("trap.cpp"))))
+
+
+@pytest.fixture(params=["tiles", "instructions", "vectors"])
 def engine(request, monkeypatch):
     """The library to be used, and restored precision afterwards."""
+    found, handled = bf16._load(), None
     if request.param == "tiles":
         found = request.getfixturevalue("emulated")
-    else:
-        found = bf16._load()
-        if not found[1] & 1:
-            pytest.skip(f"no AVX512-BF16: {found[2]}")
+    elif not found[1] & 1:
+        pytest.skip(f"no AVX512-BF16: {found[2]}")
+    elif request.param == "instructions" and not found[1] & 2:
+        handled, found = request.getfixturevalue("trap"), (found[0], 2, "")
+        assert handled.trap_install() == 0
     monkeypatch.setattr(bf16, "_load", lambda: found)
-    monkeypatch.setenv("GYROSTAT_ISA", {"tiles": "amx", "vectors": "bf16"}[request.param])
+    monkeypatch.setenv("GYROSTAT_ISA", "bf16" if request.param == "vectors" else "amx")
     yield request.param
     torch.set_float32_matmul_precision("highest")
+    if handled is not None:
+        handled.trap_remove()
 
 
 @pytest.fixture
@@ -135,7 +151,7 @@ def test_products_are_what_their_definition_says(engine, kind, options, precisio
 def test_error_after_784_steps(engine, kind, precision, bound):
     """The bounds of the plan for the last state; weights of a trained layer's size."""
     torch.manual_seed(3)
-    H = 20 if engine == "tiles" else 64
+    H = 64 if engine == "vectors" else 20
     layer = kind(1, H, backend="fused", **({"dt": 0.03} if kind is LEM else {}))
     with torch.no_grad():
         for p in layer.parameters():
@@ -234,7 +250,7 @@ def test_the_words_say_what_multiplies_and_why(engine, monkeypatch):
     layer = LipschitzRNN(2, 3)
     assert ";" not in layer.backend_in_use
     torch.set_float32_matmul_precision("high")
-    name = {"tiles": "AMX", "vectors": "AVX512-BF16"}[engine]
+    name = "AVX512-BF16" if engine == "vectors" else "AMX"
     assert layer.backend_in_use.endswith(f"; inference with bf16x3 products ({name})")
     torch.set_float32_matmul_precision("medium")
     assert layer.backend_in_use.endswith(f"; inference with bf16 products ({name})")
@@ -254,6 +270,10 @@ def test_only_what_is_faster_is_chosen_unasked(monkeypatch):
     for engines, expected in ((0, (None, None)), (1, (None, "bf16")), (3, ("amx", "amx")), (5, (None, "bf16"))):
         monkeypatch.setattr(bf16, "_load", lambda engines=engines: (there, engines, "why"))
         assert tuple(bf16.engine(level)[0] for level in ("high", "medium")) == expected
+        words = describe()["precision"]
+        assert words.startswith("'highest'")
+        assert words.count("why") == expected.count(None)
+        assert words.count("AVX512-BF16)") == expected.count("bf16")
 
 
 def test_backends_of_torch_that_disagree_mean_the_default(monkeypatch):

@@ -60,7 +60,7 @@ def describe() -> dict[str, Any]:
         "library": native.REASON,
         "builds": " ".join(library.builds()) or "none",
         "threads": torch.get_num_threads(),
-        "precision": bf16.precision() + bf16.describe(),
+        "precision": f"{bf16.precision()!r}; for inference there is {bf16.offers()}",
     }
 
 

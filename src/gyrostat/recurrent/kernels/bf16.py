@@ -89,6 +89,15 @@ def function(name: str, integers: dict[str, Any], dtype: torch.dtype) -> Callabl
     return lambda arguments: call(arguments, ENGINES[kind][1], TERMS[level])
 
 
+def offers() -> str:
+    """What each lower precision would give here, and why not more."""
+    found = []
+    for level, words in WORDS.items():
+        kind, reason = engine(level)
+        found.append(f"{level!r} {words} ({ENGINES[kind][2]})" if kind else f"{level!r} float32 ({reason})")
+    return ", ".join(found)
+
+
 def describe(cell: Cell | None = None, dtype: torch.dtype = torch.float32) -> str:
     """What ``backend_in_use`` adds: nothing at the default precision, otherwise how inference multiplies and why."""
     level = precision()
