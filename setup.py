@@ -18,7 +18,7 @@ LEVELS = {"v2": ["-march=x86-64-v2"], "v3": ["-march=x86-64-v3"], "v4": ["-march
 X86 = platform.machine() in ("x86_64", "AMD64")
 BUILDS = [
     (folder, source, level, flags)
-    for folder, source in (("recurrent/kernels", "native.cpp"), ("sketch", "scatter.cpp"))
+    for folder, source in (("recurrent/kernels", "native.cpp"), ("sketch", "*.cpp"))
     for level, flags in (LEVELS if X86 else {"generic": []}).items()
 ]
 if X86:
@@ -60,7 +60,7 @@ setup(
     ext_modules=[
         Extension(
             f"gyrostat.{folder.replace('/', '.')}._native_{level}",
-            [str(PACKAGE / folder / "csrc" / source)],
+            sorted(str(p) for p in (PACKAGE / folder / "csrc").glob(source)),
             depends=sorted(str(p) for at in (folder, "_native") for p in (PACKAGE / at).glob("**/*.h")),
             extra_compile_args=[*FLAGS, *flags],
             libraries=["dl", "pthread"] if platform.system() == "Linux" else [],

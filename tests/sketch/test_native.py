@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gyrostat import _native
+from gyrostat import _native, bootstrap_error
 from gyrostat._errors import NonFiniteError
 from gyrostat.sketch import native
+from gyrostat.sketch.replicates import _eigen, leading
 from gyrostat.sketch.rows import as_rows, row_energy
 from gyrostat.sketch.scatter import KEY_ROWS, Scatter
 from gyrostat.sketch.sketches import sketch
@@ -112,6 +113,50 @@ def test_bad_numbers_are_named(kind):
     A[8123, 17] = np.inf
     with pytest.raises(NonFiniteError, match="row 17, column 8123"):
         sketch(as_rows(A.T)[0], 50)
+
+
+@needs_library
+@settings(max_examples=40, deadline=None)
+@given(
+    r=st.integers(1, 30),
+    k=st.integers(1, 6),
+    count=st.integers(1, 19),
+    law=st.sampled_from(["1/j", "slow", "0.5^j", "ties", "rank 2", "reversed", "zero"]),
+    scaled=st.booleans(),
+)
+def test_replicates_equal_lapack(r, k, count, law, scaled):
+    g, t, j = np.random.default_rng(r), 60, np.arange(1, r + 1)
+    s = {"1/j": 1 / j, "slow": j**-0.25, "0.5^j": 0.5**j, "ties": np.where(j > 2, 0.3, 1), "rank 2": 1.0 * (j < 3)}
+    X = g.standard_normal((t, r)) * {**s, "reversed": 1.0 * j, "zero": 0.0 * j}[law]
+    k, draws = min(k, r), g.integers(0, t, (count, t))
+    factor = np.full((r, r), 0.7) if scaled else 1.0
+    values, Q = leading(X, draws, k, factor)
+    W = np.stack([np.bincount(row, minlength=t) for row in draws]).astype(float)
+    top = _eigen(X, W, factor)[0]
+    scale = max(float(np.abs(top).max()), 1e-300)
+    np.testing.assert_allclose(values, top[:, :k], rtol=0, atol=1e-13 * scale)
+    middle = X.T @ X
+    G = middle + factor * (np.einsum("bt,ti,tj->bij", W, X, X) - middle)
+    # eigenvectors where they are not unique too: small residual, unit length
+    np.testing.assert_allclose(G @ Q, Q * values[:, None, :], rtol=0, atol=1e-12 * scale)
+    np.testing.assert_allclose(np.swapaxes(Q, 1, 2) @ Q, np.broadcast_to(np.eye(k), (count, k, k)), atol=1e-12)
+
+
+@needs_library
+def test_bounds_equal_those_of_the_twin(monkeypatch):
+    found = sketch(polynomial(3000, 60)[0], 300)
+    fast = bootstrap_error(found, 4, subspace=(3,), quiet=True)
+    monkeypatch.setattr(native, "LIBRARY", None)
+    slow = bootstrap_error(found, 4, subspace=(3,), quiet=True)
+    for metric, errors in fast.replicates.items():
+        np.testing.assert_allclose(errors, slow.replicates[metric], rtol=0, atol=1e-10)
+    np.testing.assert_allclose(fast.subspace[3], slow.subspace[3], atol=1e-10)
+
+
+def test_draws_outside_the_sketch_are_refused():
+    found = sketch(polynomial(500, 6)[0], 50)
+    with pytest.raises(ValueError, match="0 to 49"):
+        bootstrap_error(found, 2, boot_idx=np.full((20, 50), 50), quiet=True)
 
 
 BUILDS = _native.builds(native.HERE)

@@ -17,14 +17,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse.linalg as spl
 
 from .._checks import Boolean, Integer, OneOf, Real, check
 from .._errors import ArgumentError
 from .._results import Result
 from .._rng import numpy_stream
-from .scatter import SCATTERING
+from .replicates import COHERENT, law, leading
 from .sketches import Sketch
+from .spectrum import kept
 from .warning import warn
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 METRICS = ("values", "left", "right")
 SAFETY = 1.05
-COHERENT = 20
 
 
 @dataclass(frozen=True)
@@ -100,44 +99,6 @@ class ErrorBounds(Result):
         ax.set(xscale="log", yscale="log", xlabel="sketch size t", ylabel="sine of the angle, bound")
         ax.legend()
         return ax
-
-
-def spectrum(Y: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Singular values and right vectors (d, r) of a sketch, by its Gram matrix where that is accurate.
-
-    All r = min(t, d) of them, or of a large sketch the leading max(4k, 12).
-
-    Args:
-        Y: Sketch, (t, d).
-        k: How many are wanted accurately.
-    """
-    t, d = Y.shape
-    small_side = min(t, d)
-    if small_side <= 64:
-        _, s, Vh = np.linalg.svd(Y, full_matrices=False)
-        return s, Vh.conj().T
-    small = Y.conj().T @ Y if d <= t else Y @ Y.conj().T
-    keep = _kept(k)
-    if small_side > 1024 and keep < small_side // 8:
-        start = numpy_stream(0, "lanczos").standard_normal(small_side).astype(small.dtype)
-        values, vectors = spl.eigsh(small, keep, which="LA", v0=start)
-        order = np.argsort(values)
-        values, vectors = values[order], vectors[:, order]
-    else:
-        values, vectors = np.linalg.eigh(small)
-    s, W = np.sqrt(np.maximum(values[::-1], 0.0)), vectors[:, ::-1]
-    # a Gram matrix squares the condition number: below this ratio its small vectors are noise
-    if not np.all(np.isfinite(s)) or s[min(k, len(s)) - 1] < 1e-6 * s[0]:
-        _, s, Vh = np.linalg.svd(Y, full_matrices=False)
-        return s, Vh.conj().T
-    if d <= t:
-        return s, W
-    safe = np.where(s > 1e-12 * s[0], s, 1.0)
-    return s, (Y.conj().T @ W) / safe
-
-
-def _kept(k: int) -> int:
-    return max(4 * k, 12)
 
 
 QUANTILES = {"unbiased": "weibull", "linear": "linear"}
@@ -211,7 +172,7 @@ def bootstrap_error(
         raise ArgumentError(
             f"bootstrap_error: k must be at most {min(Y.shape)} for a sketch of shape {Y.shape}, got {k}"
         )
-    s, V = spectrum(Y, k)
+    s, V = found.spectrum(k)
     top, tail = max([k, *subspace]), 1.0 / (2 * found.power + 1)
     r, inflate = _projection(s, top, float(np.linalg.norm(Y) ** 2), projection)
     X = Y @ V[:, :r]  # (t, r)
@@ -219,9 +180,10 @@ def bootstrap_error(
         draws = numpy_stream(seed, "bootstrap").integers(0, t, (replicates, t))
     else:
         draws = np.asarray(boot_idx)
-    W = np.stack([np.bincount(row, minlength=t) for row in draws]).astype(float)  # (B, t)
+        if draws.min(initial=0) < 0 or draws.max(initial=0) >= t:
+            raise ArgumentError(f"bootstrap_error: boot_idx must be rows of the sketch, 0 to {t - 1}")
     factor, plain = law(found, X)
-    values, Q = _eigen(X, W, factor)
+    values, Q = leading(X, draws, top, factor)  # (B, top), (B, r, top)
     root = np.sqrt(np.maximum(values[:, :k], 0.0)) ** tail  # (B, k)
     overlap = np.abs(np.diagonal(Q, axis1=1, axis2=2)[:, :k])  # (B, k)
     powered = s[:r] ** tail
@@ -240,17 +202,20 @@ def bootstrap_error(
         rule: Any = QUANTILES[quantile]
         return np.quantile(e, 1 - alpha, axis=0, method=rule)
 
-    per_component = {m: level(errors[m]) for m in METRICS}
+    columns = [np.column_stack([errors[m], errors[m].max(axis=1)]) for m in METRICS]
+    found_levels = level(np.concatenate(columns, axis=1)).reshape(len(METRICS), k + 1)
+    per_component = {m: found_levels[i, :k] for i, m in enumerate(METRICS)}
+    simultaneous = {m: float(found_levels[i, k]) for i, m in enumerate(METRICS)}
     resolved = _resolved(powered, per_component["values"], k)
-    spans = sorted({*subspace, *_cluster_ends(resolved, min(r, len(s)))})
+    spans = sorted({*subspace, *_cluster_ends(resolved, k)})
     angles = {m: float(level(_sine(np.linalg.svd(Q[:, :m, :m], compute_uv=False)[:, -1]))) for m in spans}
-    messages = plain + _messages(found, k, t, alpha, len(W), resolved, angles)
+    messages = plain + _messages(found, k, t, alpha, len(draws), resolved, angles)
     if not quiet:
         for message in messages:
             warn(message)
     return ErrorBounds(
         {m: per_component[m] for m in metrics},
-        {m: float(level(errors[m].max(axis=1))) for m in metrics},
+        {m: simultaneous[m] for m in metrics},
         angles,
         {m: errors[m] for m in metrics},
         t,
@@ -258,52 +223,6 @@ def bootstrap_error(
         resolved,
         messages,
     )
-
-
-def law(found: Sketch, X: np.ndarray) -> tuple[np.ndarray | float, tuple[str, ...]]:
-    """What the replicates' deviations from XᴴX are multiplied with where the rows of the sketch are not i.i.d.
-
-    Resampling rows of a countsketch also resamples how much of A fell into each, which is no error: with U the left
-    vectors, Var(x_jᴴx_l) comes out larger than it is by Σ_i u_ij² u_il² (a factor 1 + 1.5 t/n for a singular value of
-    incoherent rows). The true variance is at most that of a gaussian sketch, which is known, (λ_j λ_l + |x_jᵀx_l|²)/t:
-    the deviations are scaled to it. An srht draws t of N rows without replacement: variance times 1 - t/N.
-    """
-    t = len(X)
-    if found.method == "srht":
-        order = 1 << max(0, (found.n - 1).bit_length())
-        return float(np.sqrt(max(0.0, 1.0 - t / order))) if t <= order else 1.0, ()
-    if found.method not in SCATTERING:
-        return 1.0, ()
-    if found.coherence > COHERENT:
-        return 1.0, (
-            f"a few rows carry much of the matrix (coherence {found.coherence:.0f} > {COHERENT}): bounds of "
-            f"{found.method} are wider than the error there; method='length' gives closer ones",
-        )
-    power = np.abs(X) ** 2
-    cross = np.abs(X.conj().T @ X) ** 2
-    resampled = power.T @ power - cross / t
-    diagonal = np.diagonal(cross) ** 0.5
-    gaussian = (np.outer(diagonal, diagonal) + np.abs(X.T @ X) ** 2) / t
-    return np.sqrt(gaussian / np.where(resampled > 0, resampled, np.inf)), ()
-
-
-def _eigen(X: np.ndarray, W: np.ndarray, factor: np.ndarray | float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenpairs, largest first, of Xᴴ diag(w) X for each row w of W, its deviation from XᴴX times ``factor``."""
-    t, r = X.shape
-    row, column = np.triu_indices(r)
-    half = np.zeros((len(W), len(row)), X.dtype)
-    step = max(1, (64 << 20) // (len(row) * X.itemsize))
-    for a in range(0, t, step):
-        part = X[a : a + step]
-        half += W[:, a : a + step] @ (part[:, row].conj() * part[:, column])
-    G = np.empty((len(W), r, r), X.dtype)
-    G[:, column, row] = half.conj()
-    G[:, row, column] = half
-    if np.ndim(factor) or factor != 1.0:
-        middle = X.conj().T @ X
-        G = middle + factor * (G - middle)
-    values, Q = np.linalg.eigh(G)
-    return values[:, ::-1], Q[:, :, ::-1]
 
 
 def _sine(cosine: np.ndarray) -> np.ndarray:
@@ -321,7 +240,7 @@ def _projection(
     if isinstance(wanted, str) and wanted != "auto":
         raise ArgumentError(f"bootstrap_error: projection must be an integer, 'auto' or None, got {wanted!r}")
     lam = s**2
-    r = min(full, _kept(k)) if wanted == "auto" else min(full, max(k + 1, int(wanted)))
+    r = min(full, kept(k)) if wanted == "auto" else min(full, max(k + 1, int(wanted)))
     gap = (lam[:k, None] - lam[None, :]) ** 2
     gap[np.arange(k), np.arange(k)] = np.inf
     gap = np.maximum(gap, 1e-300)

@@ -14,7 +14,8 @@ import numpy as np
 
 from .._checks import Integer, check
 from .._errors import ArgumentError
-from .bootstrap import METRICS, law, spectrum
+from .bootstrap import METRICS
+from .replicates import law
 from .sketches import Sketch
 
 
@@ -46,7 +47,7 @@ def delta_error(result: Any, k: int) -> dict[str, np.ndarray]:
     Y = found.matrix
     if k > min(Y.shape):
         raise ArgumentError(f"delta_error: k must be at most {min(Y.shape)} for a sketch of shape {Y.shape}, got {k}")
-    s, V = spectrum(Y, k)
+    s, V = found.spectrum(k)
     X = Y @ V  # (t, r)
     lam = s**2
     power = np.abs(X) ** 2

@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .bootstrap import METRICS, bootstrap_error, spectrum
+from .bootstrap import METRICS, bootstrap_error
 from .centred import centred_rows
 from .exact import exact_svd
 from .result import SketchedSVDResult
@@ -192,8 +192,8 @@ class SketchedSVD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         self.mean_ = mean if self._centred else np.zeros_like(mean)
         matrix = Y[:, :-1] - Y[:, -1:] * self.mean_
         self.sketch_size_ = self._stream.size
-        s, V = spectrum(matrix, self.n_components)
         found = Sketch(matrix, self._stream.method, self.n_samples_seen_, int(self.random_state), 0, self._coherence())
+        s, V = found.spectrum(self.n_components)
         bounds = bootstrap_error(found, self.n_components, alpha=self.alpha, quiet=True)
         self.error_bounds_ = dict(bounds.per_component)
         k = self.n_components

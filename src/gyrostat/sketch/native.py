@@ -37,6 +37,7 @@ if LIBRARY is not None:
     ]
     LIBRARY.gy_norms.argtypes = [ctypes.c_int, _at, *[_size] * 3, _at]
     LIBRARY.gy_norms.restype = None
+    LIBRARY.gy_replicates.argtypes = [*[ctypes.c_int64] * 4, *[ctypes.c_void_p] * 6]
 
 
 def describe() -> dict[str, Any]:
@@ -88,6 +89,18 @@ def norms(data: np.ndarray) -> np.ndarray:
     energy = np.empty(len(data))
     LIBRARY.gy_norms(*_rows(data), energy.ctypes.data)
     return energy
+
+
+def replicates(X: np.ndarray, draws: np.ndarray, k: int, factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The k largest eigenvalues (B, k) and their vectors (B, r, k) of Xᵀ diag(w_b) X, deviations times ``factor``."""
+    assert LIBRARY is not None
+    (t, r), count = X.shape, len(draws)
+    values, vectors = np.empty((count, k)), np.empty((count, r, k))
+    given = [np.ascontiguousarray(a) for a in (X, X.T @ X, factor, draws.astype(np.int64, copy=False))]
+    failed = LIBRARY.gy_replicates(t, r, k, count, *(a.ctypes.data for a in (*given, values, vectors)))
+    if failed:
+        raise MemoryError("gyrostat: no memory for the bootstrap replicates")
+    return values, vectors
 
 
 def _rows(data: np.ndarray) -> tuple[int, int, int, int, int]:

@@ -22,6 +22,7 @@ from .._rng import derive_seed, numpy_stream
 from .passes import Collect, Sum, Watch, as_watch, digest
 from .rows import Rows, as_rows
 from .scatter import KEY_ROWS, SCATTERING
+from .spectrum import spectrum
 from .stream import SAMPLING, accumulator
 
 METHODS = ("gaussian", "uniform", "length", "leverage", "countsketch", "srht", "sparse_sign")
@@ -56,6 +57,13 @@ class Sketch(Result):
     def size(self) -> int:
         """Number of rows t."""
         return self.matrix.shape[0]
+
+    def spectrum(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Singular values and right vectors (d, r) of the matrix, the first k accurately; computed once for each k."""
+        known = self.__dict__.setdefault("_spectra", {})
+        if k not in known:
+            known[k] = spectrum(self.matrix, k)
+        return known[k]
 
 
 RULES = {

@@ -19,7 +19,7 @@ import numpy as np
 from .._checks import Boolean, Integer, OneOf, Real, check
 from .._errors import ArgumentError
 from .._memory import available_memory, plan_memory
-from .bootstrap import ErrorBounds, bootstrap_error, spectrum
+from .bootstrap import ErrorBounds, bootstrap_error
 from .exact import LANCZOS_COLUMNS, Centre, exact_from, left_vectors, rayleigh_ritz
 from .passes import Sum, as_watch
 from .result import SketchedSVDResult, turned
@@ -125,7 +125,7 @@ def sketched_svd(
         progress=watch,
     )
     _check_rank(rows, rank, "sketched_svd")
-    s, V = spectrum(found.matrix, rank)
+    s, V = found.spectrum(rank)
     if power and s[rank - 1] < 1e-12 * s[0]:
         warn(
             f"a power sketch raises singular values to the {2 * power + 1}th power, and the {rank}th is lost in rounding "
@@ -254,7 +254,7 @@ def to_tolerance(
         found = sketch(rows, size, method=sketch_method, seed=seed + stage, memory_limit=memory_limit, progress=watch)
         if to_sketch is not None:
             found = replace(found, matrix=to_sketch(found.matrix))
-        s, V = spectrum(found.matrix, rank)
+        s, V = found.spectrum(rank)
         result = turned(None, s[:rank], V[:, :rank], flip, found)
         spans = (rank,) if target == "subspace" else ()
         bounds = bootstrap_error(
