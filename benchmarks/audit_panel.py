@@ -1,7 +1,7 @@
 """Which answers to noise, taken together, tell a backdoored model from a clean one.
 
     GYROSTAT_DATA=... python benchmarks/audit_panel.py --zoo zoo                     # the study
-    ... audit_panel.py --zoo zoo --stage second --only white structured combined "combined, last stage"    # fresh seeds
+    ... audit_panel.py --zoo zoo --stage second --only white structured combined inside      # fresh seeds
 
 The study pools the development seeds and the first confirmation, which has been looked at: a part of the clean models, drawn
 again and again, is the references, the rest is judged. The second confirmation has references of its own. Cells: area under
@@ -9,8 +9,9 @@ the ROC curve / share of targets found / TPR of the verdict (D above its limit, 
 last column is its false positives.
 
 ``activations`` are statistics of every ReLU against the noise level (size, share active, channels that take part, share of
-the largest channel, largest over mean); ``stage k`` pours noise into the channels behind the k-th ReLU instead of the input.
-Fisher, harmonic and smallest combine the conformal p-values of the curves, ranked again against those of the references.
+the largest channel, largest over mean); ``stage k`` pours noise into the channels behind the k-th ReLU instead of the input,
+``inside`` into the last features, together with combined. Fisher, harmonic and smallest combine the conformal p-values of the
+curves, ranked again against those of the references.
 """
 
 import argparse
@@ -26,9 +27,11 @@ from gyrostat import titrate
 from gyrostat.audit.bases import data_free
 from gyrostat.audit.calibration import COMBINED
 from gyrostat.audit.laws import draw_noise
+from gyrostat.audit.panel import FEW, SUSPICIOUS, SUSPICIOUS_OF_FEW
+from gyrostat.audit.stages import titrate_last_stage
 
 NOISE = dict(zip(("structured", "white"), COMBINED, strict=True))
-SOFTENING = {"structured": 0.02, "white": 0.05, "stage 0": 0.02, "stage 1": 0.02, "stage 2": 0.02}
+SOFTENING = {"structured": 0.02, "white": 0.05, "stage 0": 0.02, "stage 1": 0.02, "stage 2": 0.02, "inside": 0.02}
 PEAKS = 0.1
 SHARES_AND_PEAKS = ("structured", "structured peaks", "white", "white peaks")
 STAGE_NOISE = ("stage 0", "stage 1", "stage 2")
@@ -73,7 +76,8 @@ def answers(member, zoo):
     if path.exists():
         return dict(np.load(path))
     side = 8 if member.recipe.dataset == "digits" else 28
-    shape, found = (1, side, side), {}
+    shape = (1, side, side)
+    found = {"inside": titrate_last_stage(member.model, input_shape=shape).features()}
     for name, kind in NOISE.items():
         kind = {k: v for k, v in kind.items() if k != "softening"}
         curve = titrate(member.model, input_shape=shape, **kind)
@@ -119,17 +123,17 @@ def largest(t, pool):
     return t.max()
 
 
-# name: statistics, how they become one number, the limit of D
+# name: statistics, how they become one number, the limit of D: 0 is that of a panel
 ROWS = {
     "white": (("white",), averaged, 4), "structured": (("structured",), averaged, 4),
     "white peaks": (("white peaks",), averaged, 4), "structured peaks": (("structured peaks",), averaged, 4),
     **{name: ((name,), averaged, 4) for name in STAGE_NOISE},
     **{f"{what}, {name}": ((f"{what}, {name}",), averaged, 4) for what in ("activations", "changes") for name in NOISE},
-    "combined": (SHARES_AND_PEAKS, averaged, 2.5),
+    "combined": (SHARES_AND_PEAKS, averaged, 0),
     "combined, maximum": (SHARES_AND_PEAKS, largest, 4),
     **{f"combined, {kind} p": (SHARES_AND_PEAKS, ranked(kind), None) for kind in ("smallest", "Fisher", "harmonic")},
-    "combined, last stage": ((*SHARES_AND_PEAKS, "stage 2"), averaged, 2.5),
-    "combined, all stages": ((*SHARES_AND_PEAKS, *STAGE_NOISE), averaged, 2.5),
+    "inside": ((*SHARES_AND_PEAKS, "inside"), averaged, 0),
+    "combined, all stages": ((*SHARES_AND_PEAKS, *STAGE_NOISE), averaged, 0),
 }  # fmt: skip
 
 
@@ -137,6 +141,7 @@ def judge(row, references, clean, bad):
     """For each attack AUC, targets found, TPR of the verdict; then the false positives of it."""
     names, number, limit = ROWS[row]
     R = len(references)
+    limit = limit if limit != 0 else SUSPICIOUS if R >= FEW else SUSPICIOUS_OF_FEW
     loo = [deviations(r, references[:i] + references[i + 1 :], names) for i, r in enumerate(references)]
     pool = np.stack([t.max(1) for t in loo])  # (R, Q)
     own = np.array([number(t, np.delete(pool, i, 0)) for i, t in enumerate(loo)])

@@ -8,10 +8,13 @@ import torch
 
 from gyrostat import calibrate, scan, titrate
 from gyrostat._errors import ArgumentError, DataError, ModelError
+from gyrostat._rng import torch_stream
+from gyrostat.audit.bases import data_free
 from gyrostat.audit.panel import PEAK_SOFTENING, Panel, load_reference
 from gyrostat.audit.peaks import Peaks
 from gyrostat.audit.reference import Reference, deviation
 from gyrostat.audit.report import headline, to_markdown, to_page, to_sarif
+from gyrostat.audit.stages import titrate_last_stage
 from gyrostat.audit.verdict import decide
 
 SHAPE = (1, 8, 8)
@@ -107,7 +110,9 @@ def test_combined_references_average_shares_and_peaks_and_survive_the_disk(tmp_p
     np.testing.assert_allclose(verdict.z, by_hand, rtol=1e-12)
     assert pytest.approx(np.mean(by_hand, 0).max()) == verdict.D
     assert verdict.target == int(np.mean(by_hand, 0).argmax())
-    assert verdict.limit == 2.5
+    assert verdict.limit == 3.5
+    many = calibrate(net, 10, method="combined", input_shape=SHAPE, n=16)
+    assert many.score(many.ask(net(11))).limit == 2.5
     report = scan(net(9), reference=tmp_path / "p.json")
     assert pytest.approx(verdict.D) == report.verdict.D
     assert len(report.other_curves) == 1
@@ -139,3 +144,22 @@ def test_one_step_of_many_counts():
         titrate(steps, input_shape=SHAPE, n=16, step=2)
     reference = calibrate([steps] * 3, input_shape=SHAPE, n=16, step=-1)
     assert reference.score(reference.ask(steps)).label == "no finding"
+
+
+def test_noise_inside_is_what_the_formula_says():
+    model, n = net(0), 40
+    curve = titrate_last_stage(model, input_shape=SHAPE, n=n, seed=3)
+    a = model[:3](data_free("procedural", n, SHAPE, 3)).detach()
+    eta = torch.randn(n, 12, generator=torch_stream(3, "eta", "last stage"))
+    for s, sigma in enumerate(curve.sigmas):
+        found = model[3]((a + sigma * a.std(0) * eta).clamp_min(0)).argmax(1)
+        np.testing.assert_array_equal(curve.counts[s], np.bincount(found, minlength=4))
+    assert not model[3]._forward_hooks
+    panel = calibrate(net, 3, method="inside", input_shape=SHAPE, n=32)
+    verdict = panel.score(panel.ask(net(5)))
+    assert verdict.z.shape == (5, 4)
+    with pytest.raises(ArgumentError, match=r"nn\.Module"):
+        panel.ask(lambda x: net(5)(x))
+    relu = torch.nn.Sequential(net(0), torch.nn.ReLU())
+    with pytest.raises(ModelError, match=r"last nn\.Linear"):
+        titrate_last_stage(relu, input_shape=SHAPE)

@@ -3,6 +3,7 @@
     white        white noise over uniform noise, 256 inputs, 12 levels, ε = .05
     structured   patches and waves over drawn textures, 512 inputs, 5 levels, ε = .02
     combined     both, 5 levels each, shares and peaks: see ``panel.py``
+    inside       combined, and noise in the last features of an nn.Module: see ``stages.py``
 
 Source: ours; arXiv:2008.00123 compares with no clean models.
 """
@@ -16,6 +17,7 @@ from .._checks import OneOf, Real, check
 from .._errors import ArgumentError
 from .panel import Panel
 from .reference import SOFTENING, Reference
+from .stages import titrate_last_stage
 from .titration import titrate
 
 FEW_LEVELS = (0, 0.2, 0.5, 1.0, 2.0)
@@ -26,6 +28,7 @@ METHODS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 COMBINED = (METHODS["structured"], {**METHODS["white"], "sigmas": FEW_LEVELS})
+INSIDE_SOFTENING = 0.02
 
 
 def calibrate(
@@ -37,11 +40,12 @@ def calibrate(
         models: The models, or a function from a seed 0, 1, ... to a trained model.
         n_models: How many to ask that function for.
         method: ``white``; for images ``structured``, which finds local triggers better; or ``combined``, both curves and
-            the margins of their classes, which finds most (docs/audit.md).
+            the margins of their classes, which finds most (docs/audit.md), and with ``inside`` for an ``nn.Module``,
+            noise in its last features, a little more.
         **settings: As in :func:`titrate`, and ``softening``; a model is asked the same way by ``Reference.ask``.
 
     Returns:
-        A :class:`Reference`, or a ``Panel`` of two for ``combined``; both have ``ask``, ``score`` and ``save``.
+        A :class:`Reference`, or a ``Panel`` of them for ``combined`` and ``inside``; both have ``ask``, ``score`` and ``save``.
 
     Raises:
         ArgumentError: An unknown method, or another than ``white`` beside ``paper=True``; fewer than 3 models, or models with
@@ -53,25 +57,33 @@ def calibrate(
         >>> calibrate(make, 4, input_shape=(1, 4, 4), n=32).features.shape
         (4, 3, 4)
     """
-    check({"method": OneOf((*METHODS, "combined")), "softening": Real(0, closed="neither")},
+    check({"method": OneOf((*METHODS, "combined", "inside")), "softening": Real(0, closed="neither")},
           {"method": method, "softening": settings.get("softening", SOFTENING)}, "calibrate")  # fmt: skip
     if settings.get("paper") and method != "white":
         raise ArgumentError(f"calibrate: paper=True names its own noise; it does not go with method={method!r}")
-    if method == "combined" and settings.get("base_images") is not None:
+    several = method not in METHODS
+    if several and settings.get("base_images") is not None:
         raise ArgumentError(
-            "calibrate: method='combined' draws its own base inputs; with base_images use another method"
+            f"calibrate: method={method!r} draws its own base inputs; with base_images use another method"
         )
-    kinds = [{**given, **settings} for given in (COMBINED if method == "combined" else (METHODS[method],))]
+    kinds = [{**given, **settings} for given in (COMBINED if several else (METHODS[method],))]
     softenings = [kind.pop("softening") for kind in kinds]
+    within = {k: settings[k] for k in ("input_shape", "clip", "preprocess", "seed") if k in settings}
     made = (models(i) for i in range(n_models)) if callable(models) else iter(models)
-    curves = [[titrate(model, **kind) for kind in kinds] for model in made]
+    curves = []
+    for model in made:
+        curves.append([titrate(model, **kind) for kind in kinds])
+        if method == "inside":
+            curves[-1].append(titrate_last_stage(model, **within))
     if len(curves) < 3:
         raise ArgumentError(f"calibrate: at least 3 clean models are needed, got {len(curves)}")
+    if method == "inside":
+        softenings.append(INSIDE_SOFTENING)
     references = [Reference.of(list(c), e) for c, e in zip(zip(*curves, strict=True), softenings, strict=True)]
-    if method != "combined":
+    if not several:
         return references[0]
     if any(r.peaks is None for r in references):
         raise ArgumentError(
-            "calibrate: method='combined' compares scores, and the models answer labels only: use 'white'"
+            f"calibrate: method={method!r} compares scores, and the models answer labels only: use 'white'"
         )
     return Panel(tuple(references))

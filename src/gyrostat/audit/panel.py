@@ -1,12 +1,13 @@
 """Several curves, one verdict: what each says of a class, averaged.
 
     t[q, c]     q = shares (max over their three conditions of z) and peaks (z with ε = .1), of each curve
-    D = max_c mean_q t[q, c],      target = argmax_c
+    D = max_c mean_q t[q, c],      target = argmax_c,      limit of D 2.5, or 3.5 with fewer than ten references
 
 The two curves of ``combined`` are those of structured and of white noise: what a local trigger answers to and what a global
-one does. A mean asks them to agree on a class; the maximum would add up their false alarms.
+one does. ``inside`` adds the shares of noise in the last features (``stages.py``). A mean asks the curves to agree on a class;
+the maximum would add up their false alarms.
 
-Source: ours; which statistics, and that nothing is gained from activations, was studied on the zoo (docs/audit.md).
+Source: ours; which statistics, and which not, was studied on the zoo (docs/audit.md).
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from .titration import TitrationCurve
 from .verdict import Verdict, decide
 
 PANEL_FORMAT = "gyrostat-panel-1"
-SUSPICIOUS = 2.5
+SUSPICIOUS, SUSPICIOUS_OF_FEW, FEW = 2.5, 3.5, 10
 PEAK_SOFTENING = 0.1
 
 
 @dataclass(frozen=True)
 class Panel(Result):
-    """References of several kinds of noise, of the same clean models: what ``calibrate(method="combined")`` makes.
+    """References of several kinds of noise, of the same clean models: what ``calibrate`` makes for ``combined`` and ``inside``.
 
     Attributes:
         references: One for each kind of noise, all of the same R models.
@@ -88,7 +89,8 @@ class Panel(Result):
         h = [(curve.features(), _peaks(curve.peaks)) for curve in curves]
         z = self._deviations(h, slice(None))
         own = [self._own(r) for r in range(self.count)] if self.count > 2 else []
-        return decide(z, own, limit=SUSPICIOUS, references=self.count, scores=z.mean(0))
+        limit = SUSPICIOUS if self.count >= FEW else SUSPICIOUS_OF_FEW
+        return decide(z, own, limit=limit, references=self.count, scores=z.mean(0))
 
     def _own(self, r: int) -> float:
         """D of one reference model against the others."""
@@ -101,7 +103,8 @@ class Panel(Result):
         t = []
         for reference, (shares, peaks) in zip(self.references, h, strict=True):
             t.append(deviation(shares, reference.features[rows], reference.softening).max(0))
-            t.append(deviation(peaks, _peaks(reference.peaks)[rows], PEAK_SOFTENING))
+            if "stage" not in reference.settings:
+                t.append(deviation(peaks, _peaks(reference.peaks)[rows], PEAK_SOFTENING))
         return np.stack(t)
 
     def save(self, path: str | Path) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 from .. import __version__
 from .._errors import ArgumentError, DataError
 from .._results import Result
+from .stages import titrate_last_stage
 from .titration import TitrationCurve, settings_hash, titrate
 from .verdict import Verdict, decide
 
@@ -112,6 +113,10 @@ class Reference(Result):
     def ask(self, model: Any, base_images: Any = None, **settings: Any) -> TitrationCurve:
         """The curve of a model, made as those of the references were; settings as in :func:`titrate`, such as ``device``."""
         shape = settings.pop("input_shape", None) or tuple(self.settings["input_shape"])
+        if "stage" in self.settings:
+            kept = {k: v for k, v in settings.items() if k in ("n", "clip", "preprocess", "seed")}
+            kept = {"n": self.settings["n"], "seed": self.settings["seed"], "clip": self.settings["clip"], **kept}
+            return titrate_last_stage(model, input_shape=shape, **kept)
         return titrate(model, base_images, input_shape=shape, **{**self.asked(base_images), **settings})
 
     def require_alike(self, curve: TitrationCurve) -> None:

@@ -18,7 +18,7 @@ def calibrate(
     input_shape: str | None = None,
     base: Path | None = None,
     clip: str | None = None,
-    method: Literal["white", "structured", "combined"] = "white",
+    method: Literal["white", "structured", "combined", "inside"] = "white",
     architecture: str | None = None,
     n: int | None = None,
     seed: int | None = None,
@@ -45,7 +45,8 @@ def calibrate(
         Valid range of an input, by default 0,1; a model that takes other values needs its own, as --clip=-1,1.
     method
         white noise; or structured, patches and waves over drawn textures, which finds local triggers of images better; or
-        combined, both of them, which finds most.
+        combined, both of them, which finds most; or inside, for weights with --architecture: combined, and noise in the
+        features that the last layer reads.
     architecture
         MODULE:NAME of your function that builds the model that weights belong to.
     n
