@@ -72,6 +72,9 @@ def test_the_released_way(name):
 
 SOLVES = [
     {},
+    {"solver": "cholesky"},
+    {"solver": "woodbury"},
+    {"solver": "woodbury", "self_scores": False},
     {"solver": "cg", "tol": 1e-11},
     {"self_scores": False},
     {"parameters": "all"},
@@ -202,7 +205,7 @@ def test_a_network_is_left_as_it_was_and_the_picture_draws():
     assert len(figure.axes) == 10
     single = influence_scores(model, images(), images(), l2=1e-2, dtype=torch.float32)
     torch.testing.assert_close(single.scores.double(), found.scores, rtol=1e-3, atol=1e-6)
-    assert found.to_dict()["solver"] == "cholesky"
+    assert found.to_dict()["solver"] == "woodbury"
 
 
 class Pair(nn.Module):
@@ -243,6 +246,9 @@ BAD = [
     ({"model": Pair(), "parameters": "all"}, "must return logits", ValueError),
     ({"train": (torch.zeros(2, 1, 5, 5, dtype=torch.uint8), torch.tensor([0, 1]))}, "does not fit", ValueError),
     ({"solver": "chol"}, "cholesky", ValueError),
+    ({"solver": "woodbury", "l2": 0.0}, "singular", ArgumentError),
+    ({"solver": "woodbury", "parameters": "all"}, "woodbury", ValueError),
+    ({"solver": "woodbury", "memory_limit": 1000.0}, "float32", MemoryBudgetError),
     ({"dtype": torch.float16}, "dtype", ValueError),
 ]
 

@@ -37,7 +37,7 @@ def influence(
         wrong: Share of the labels to replace by wrong ones, to see whether they are found.
         l2: Weight decay of the head; smaller where features are small, which a low test accuracy shows.
         damping: Added to the curvature.
-        solver: auto, cholesky, cg or pinv.
+        solver: auto, woodbury, cholesky, cg or pinv.
         tests: Most test images.
         show: Test images on the page.
         size: Resize the images to this side.

@@ -45,6 +45,14 @@ class HeadPoint:
         """All gradients as rows, ``(n, K D)``."""
         return (self.q[:, :, None] * self.a[:, None, :]).flatten(1)
 
+    def rows(self, rows: slice) -> HeadPoint:
+        """Some of the samples."""
+        return HeadPoint(self.a[rows], self.q[rows], self.p[rows])
+
+    def double(self) -> HeadPoint:
+        """The same in float64."""
+        return HeadPoint(self.a.double(), self.q.double(), self.p.double())
+
 
 def complement(C: int, like: Tensor) -> Tensor:
     """Orthonormal columns ``(C, C − 1)`` orthogonal to (1, ..., 1): Helmert's contrasts."""
@@ -110,9 +118,14 @@ def contract(point: HeadPoint, V: Tensor) -> Tensor:
     step = max(1, _CHUNK // (K * D))
     for start in range(0, n, step):
         rows = slice(start, start + step)
-        part = HeadPoint(point.a[rows], point.q[rows], point.p[rows])
-        out[rows] = part.gradients() @ V
+        out[rows] = point.rows(rows).gradients() @ V
     return out
+
+
+def own_products(point: HeadPoint, V: Tensor) -> Tensor:
+    """Each sample's gradient times its own column of ``V (K D, n)``: ``(n,)``."""
+    blocks = V.view(point.q.shape[1], -1, V.shape[1])
+    return torch.stack([(point.a.T * v).sum(0) * q for v, q in zip(blocks, point.q.T)]).sum(0)
 
 
 @dataclass(frozen=True)
@@ -127,6 +140,14 @@ class Solved:
     largest: float | None = None
 
 
+def singular() -> ArgumentError:
+    """What is said of a curvature that no factorisation takes."""
+    return ArgumentError(
+        "influence_scores: the curvature is singular or indefinite; give the model's weight decay as l2=, add "
+        "damping=, or take dtype=torch.float64 or solver='pinv'"
+    )
+
+
 def solve_cholesky(H: Tensor, shift: float, G: Tensor) -> Solved:
     """``(H + shift I)⁻¹ G`` with its residual; refuses a matrix that is not positive definite."""
     H.diagonal().add_(shift)
@@ -135,10 +156,7 @@ def solve_cholesky(H: Tensor, shift: float, G: Tensor) -> Solved:
     pivots = L.diagonal()
     floor = (len(H) * torch.finfo(H.dtype).eps) ** 0.5
     if int(info) or float(pivots.min()) < floor * float(pivots.max()):
-        raise ArgumentError(
-            "influence_scores: the curvature is singular or indefinite; give the model's weight decay as l2=, add "
-            "damping=, or take solver='pinv'"
-        )
+        raise singular()
     x = torch.cholesky_solve(G, L)
     return Solved(x, _residual(H, x, G), 0, len(H))
 
@@ -147,7 +165,20 @@ def _residual(H: Tensor, x: Tensor, G: Tensor, columns: int = 16) -> float:
     """The worst relative residual of the first columns, in float64 whatever the solve was in, a piece of H at a time."""
     x, G = x[:, :columns].double(), G[:, :columns].double()
     Hx = torch.cat([rows.double() @ x for rows in H.split(max(1, _CHUNK // len(H)))])
-    return float(((Hx - G).norm(dim=0) / G.norm(dim=0).clamp_min(1e-300)).max())
+    return _worst(Hx - G, G)
+
+
+def relative_residual(train: HeadPoint, shift: float, x: Tensor, one: HeadPoint, columns: int = 16) -> float:
+    """The same without H: of ``(H + shift I) x`` against the gradients of ``one``."""
+    x = x[:, :columns].double()
+    G = one.rows(slice(columns)).double().gradients().T
+    return _worst(head_product(train.double())(x) + shift * x - G, G)
+
+
+def _worst(left: Tensor, G: Tensor) -> float:
+    # a gradient that is nothing beside the others has no digits to be right in
+    size = G.norm(dim=0)
+    return float((left.norm(dim=0) / size.clamp_min(1e-12 * float(size.max()) + 1e-300)).max())
 
 
 def solve_pinv(H: Tensor, shift: float, rcond: float, G: Tensor) -> Solved:

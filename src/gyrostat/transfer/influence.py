@@ -31,13 +31,15 @@ from .head import (
     head_hessian,
     head_point,
     head_product,
+    own_products,
     solve_cg,
     solve_cholesky,
     solve_pinv,
 )
 from .parts import head_inputs, head_name, labelled
+from .woodbury import memory, operations, solve_woodbury
 
-SOLVERS = ("auto", "cholesky", "pinv", "cg")
+SOLVERS = ("auto", "woodbury", "cholesky", "pinv", "cg")
 _RULES = {
     "l2": Real(low=0),
     "damping": Real(low=0),
@@ -86,7 +88,8 @@ def influence_scores(
         parameters: ``"head"`` (the last linear layer, in closed form), ``"all"``, or names of parts.
         head: Name of the head; the last linear layer when left out.
         curvature: ``"hessian"``, or ``"gauss_newton"``, which is never indefinite; the same for a head.
-        solver: ``"cholesky"``, ``"cg"``, ``"pinv"`` (head only), or ``"auto"``: Cholesky where the matrix is small enough.
+        solver: ``"cholesky"`` of the whole matrix, ``"cg"``, for a head also ``"woodbury"`` (blocks of classes and a
+            correction, never the matrix) and ``"pinv"``, or ``"auto"``: the least work that fits in memory.
         rcond: ``"pinv"`` drops eigenvalues up to this share of the largest.
         tol: Relative residual at which conjugate gradients stop.
         max_steps: Most products per right-hand side.
@@ -134,8 +137,8 @@ def influence_scores(
         )
         kind, count = "closed form", points[0].p.shape[1] * points[0].a.shape[1]
     else:
-        if solver == "pinv":
-            raise ArgumentError(f"{_WHERE}: solver='pinv' is for parameters='head'; take 'cg' or 'cholesky'")
+        if solver in ("pinv", "woodbury"):
+            raise ArgumentError(f"{_WHERE}: solver={solver!r} is for parameters='head'; take 'cg' or 'cholesky'")
         at = ChosenParameters(model, parameters, dtype, _WHERE)
         x, xt = (t.to(dtype) if t.is_floating_point() else t for t in (x, xt))
         for a, b, part in ((x, y, "train"), (xt, yt, "test")):
@@ -219,28 +222,37 @@ def _through_head(
     memory_limit: float | None,
 ) -> tuple[Tensor, Tensor | None, Solved, str]:
     train, test = points
-    size = train.q.shape[1] * train.a.shape[1]
-    item = train.a.element_size()
-    # the matrix and its factor; eigenvectors and their work need more
-    matrix = (4.0 if solver == "pinv" else 2.0) * size * size * item
     on_train = self_scores or len(train.a) <= len(test.a)
-    columns = 3.0 * size * (len(train.a) if on_train else len(test.a)) * item
+    one, other = (train, test) if on_train else (test, train)
+    (n, D), r, C = train.a.shape, len(one.a), train.p.shape[1]
+    size, item = (C - 1) * D, train.a.element_size()
+    columns = 3.0 * size * r * item
+    need = {
+        "woodbury": memory(n, r, D, C) * item,
+        # the matrix and its factor; eigenvectors and their work need more
+        "cholesky": 2.0 * size * size * item + columns,
+        "pinv": 4.0 * size * size * item + columns,
+        "cg": 2 * columns,
+    }
     if solver == "auto":
         allowed = available_memory() if memory_limit is None else memory_limit
-        solver = "cholesky" if matrix + columns <= allowed else "cg"
-    need = columns * 2 if solver == "cg" else matrix + columns
-    plan_memory(need, f"{_WHERE}: solver={solver!r} for {size} parameters",
+        ours, whole = operations(n, r, D, C)
+        direct = ("woodbury", "cholesky") if ours < whole else ("cholesky", "woodbury")
+        solver = next((name for name in direct if need[name] <= allowed), "cg")
+    plan_memory(need[solver], f"{_WHERE}: solver={solver!r} for {size} parameters",
                 "take dtype=torch.float32, solver='cg' or fewer samples", memory_limit)  # fmt: skip
-    one, other = (train, test) if on_train else (test, train)
-    G = one.gradients().T.contiguous()  # (K D, n)
-    if solver == "cg":
-        solved = solve_cg(head_product(train), shift, G, tol, max_steps)
-    elif solver == "pinv":
-        solved = solve_pinv(head_hessian(train), shift, rcond, G)
+    if solver == "woodbury":
+        solved = solve_woodbury(train, shift, one)
     else:
-        solved = solve_cholesky(head_hessian(train), shift, G)
+        G = one.gradients().T.contiguous()  # (K D, n)
+        if solver == "cg":
+            solved = solve_cg(head_product(train), shift, G, tol, max_steps)
+        elif solver == "pinv":
+            solved = solve_pinv(head_hessian(train), shift, rcond, G)
+        else:
+            solved = solve_cholesky(head_hessian(train), shift, G)
     scores = contract(other, solved.x)
-    own = (G * solved.x).sum(0) if self_scores else None
+    own = own_products(one, solved.x) if self_scores else None
     return (scores if on_train else scores.T), own, solved, solver
 
 
