@@ -24,13 +24,13 @@ class Influence(Result):
         y_train: ``(n_train,)`` labels.
         y_test: ``(n_test,)`` labels.
         scale: ``"loo"`` or ``"raw"``.
-        solver: ``"cholesky"``, ``"pinv"`` or ``"cg"``.
+        solver: ``"woodbury"``, ``"cholesky"``, ``"pinv"`` or ``"cg"``.
         curvature: ``"closed form"``, ``"hessian"`` or ``"gauss_newton"``.
         n_parameters: Parameters whose influence was taken.
         l2: Weight decay inside the curvature.
         damping: What was added beyond it.
         residual: Largest relative residual of the solves.
-        iterations: Curvature products spent, 0 for a direct solve.
+        iterations: Curvature products spent, or corrections of a direct solve: mostly 0.
         rank: Directions in which the curvature was inverted; softmax leaves out d + 1 of a head's.
         gradient_norm: Norm of the gradient of the objective at these weights, over the root mean square of the samples'
             gradient norms; the theory wants 0.
