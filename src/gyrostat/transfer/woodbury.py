@@ -115,7 +115,9 @@ class _Factors:
         """The solution for any right-hand side ``(K, D, r)``."""
         a, p = self.train.a, self.train.p
         whole = torch.einsum("ck,kdr->cdr", self.Q, R)
-        along = sum(p[:, c, None] * (a @ torch.cholesky_solve(whole[c], L)) for c, L in enumerate(self.L))
+        along = a.new_zeros(len(a), R.shape[2])
+        for c, L in enumerate(self.L):
+            along.addcmul_(a @ torch.cholesky_solve(whole[c], L), p[:, c, None])
         return self._finish(whole.__getitem__, along)
 
     def _finish(self, side: Callable[[int], Tensor], along: Tensor) -> Tensor:
