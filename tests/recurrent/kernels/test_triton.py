@@ -241,7 +241,7 @@ def test_a_number_of_steps_is_run_then_recorded_then_replayed(monkeypatch):
             log.extend(f"replay {n}" for n in self.held)
 
     @contextlib.contextmanager
-    def record(into, capture_error_mode):
+    def record(into, stream, capture_error_mode):
         recording.append(into)
         yield
         into.held = [log.pop()]
@@ -249,6 +249,8 @@ def test_a_number_of_steps_is_run_then_recorded_then_replayed(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", record)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: "another stream")
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     run = graph.Recorded(log.append, torch.device("cuda"))
     for n in (8, 8, 3, 8, 3, 3):

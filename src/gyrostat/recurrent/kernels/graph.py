@@ -26,7 +26,7 @@ class Recorded:
     """A function of a number of steps; on a GPU each number is recorded when it comes for the second time, then replayed."""
 
     def __init__(self, body: Callable[[int], None], device: torch.device) -> None:
-        self.body, self.on_gpu = body, device.type == "cuda"
+        self.body, self.device, self.on_gpu = body, device, device.type == "cuda"
         self.seen: set[int] = set()
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
@@ -41,7 +41,11 @@ class Recorded:
             self.body(n)  # compiles kernels and opens libraries, which no recording may do
         else:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            # other threads go on meanwhile: the backward pass is one
+            with (
+                torch.cuda.device(self.device),
+                torch.cuda.graph(graph, stream=torch.cuda.Stream(self.device), capture_error_mode="thread_local"),
+            ):
                 self.body(n)
             self.graphs[n] = graph
             graph.replay()

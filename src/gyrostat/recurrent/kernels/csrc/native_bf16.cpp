@@ -53,7 +53,7 @@ GY_EXPORT int gy_bf16_abi_version() { return 1; }
 GY_EXPORT int gy_bf16_engines() {
 #if defined(GY_EMULATED_TILES)
   return 2;
-#elif defined(__x86_64__)
+#elif defined(__x86_64__) && defined(GY_TILES)
   const int vectors = has(1, 0, 5) ? 1 : 0;
   if (!vectors || !has(0, 3, 22) || !has(0, 3, 24)) return vectors;
   return vectors | (permitted() ? 2 : 4);

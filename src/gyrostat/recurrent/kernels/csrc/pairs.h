@@ -10,6 +10,9 @@
 #if defined(GY_EMULATED_TILES)
 #include GY_EMULATED_TILES  // the tile instructions in plain C++, for tests on processors without them
 #endif
+#if defined(__AMX_BF16__) || defined(__AMXBF16__) || defined(GY_EMULATED_TILES)  // older clang has the second name
+#define GY_TILES
+#endif
 
 namespace gy {
 
@@ -110,7 +113,7 @@ struct Pairs : Panels<float> {
 
   // The mode of a thread while it multiplies n rows at a time.
   class Session {
-#if defined(__AMX_BF16__) || defined(GY_EMULATED_TILES)
+#if defined(GY_TILES)
    public:
     Session(const Pairs& w, int n) : tiles(w.engine == TILES) {
       if (!tiles) return;
@@ -142,7 +145,7 @@ template <class F, size_t... i> GY_INLINE void unrolled(std::index_sequence<i...
   (f(std::integral_constant<int, int(i)>{}), ...);
 }
 
-#if defined(__AMX_BF16__) || defined(GY_EMULATED_TILES)
+#if defined(GY_TILES)
 // Tiles 0..3 are sums, 4 and 5 rows, 6 and 7 weights. The names of tiles are part of an instruction.
 #define GY_IF(t, n, call) \
   if constexpr (t == n) call
