@@ -153,6 +153,25 @@ def test_bounds_equal_those_of_the_twin(monkeypatch):
     np.testing.assert_allclose(fast.subspace[3], slow.subspace[3], atol=1e-10)
 
 
+@needs_library
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 60),
+    d=st.integers(1, 50),
+    k=st.integers(1, 12),
+    kind=st.sampled_from(["f4", "f8"]),
+    threads=st.sampled_from([1, 2]),
+)
+def test_products_equal_blas(n, d, k, kind, threads):
+    A, V = matrix(n, d + 3, kind)[:, 1 : d + 1], matrix(d, k, "f8", 1)
+    native.ALONE, before = 0, native.ALONE
+    try:
+        found = native.times(A, V, threads)
+    finally:
+        native.ALONE = before
+    np.testing.assert_allclose(found, A.astype(float) @ V, atol=1e-13 * d)
+
+
 def test_draws_outside_the_sketch_are_refused():
     found = sketch(polynomial(500, 6)[0], 50)
     with pytest.raises(ValueError, match="0 to 49"):

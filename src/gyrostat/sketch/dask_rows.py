@@ -35,19 +35,30 @@ class DaskRows(Rows):
             )
             array = array.rechunk({1: -1})
         self.array, self.transposed = array, transposed
+        self._held: list[Any] | None = None
 
-    def _groups(self, start: int, extra: int) -> Iterator[list[tuple[int, Any]]]:
-        """(first row, block) of a few consecutive blocks that, ``extra`` bytes each besides, are held together."""
+    def _blocks(self) -> list[Any]:
+        """The row blocks, each with a graph of its own."""
+        if self._held is not None:
+            return self._held
+        # a graph over an array in memory holds copies of its blocks: kept from pass to pass only where that is little
+        if self.array.nbytes <= available_memory() / 4:
+            self._held = list(self.array.to_delayed().ravel())
+            return self._held
+        return [self.array.blocks[i] for i in range(len(self.array.chunks[0]))]
+
+    def _groups(self, start: int, extra: int) -> Iterator[list[tuple[int, int, Any]]]:
+        """(first row, rows to skip, block) of a few consecutive blocks that, ``extra`` bytes each besides, fit together."""
         limit = min(GROUP_BYTES, available_memory() / 8)
         at, group, room = 0, [], limit
-        for i, count in enumerate(self.array.chunks[0]):
+        for count, block in zip(self.array.chunks[0], self._blocks()):
             if at + count > start:
                 skip = max(0, start - at)
                 need = count * self.d * self.dtype.itemsize + extra
                 if group and (need > room or len(group) == GROUP):
                     yield group
                     group, room = [], limit
-                group.append((at + skip, self.array.blocks[i][skip:]))
+                group.append((at + skip, skip, block))
                 room -= need
             at += count
         if group:
@@ -57,8 +68,8 @@ class DaskRows(Rows):
         import dask
 
         for group in self._groups(start, 0):
-            computed = dask.compute(*[block for _, block in group])  # pyright: ignore[reportPrivateImportUsage]
-            yield from map(np.asarray, computed)
+            computed = dask.compute(*[block for _, _, block in group])  # pyright: ignore[reportPrivateImportUsage]
+            yield from (np.asarray(block)[skip:] for (_, skip, _), block in zip(group, computed))
 
     def feed(self, work: Any) -> Iterator[None]:
         """Give ``work`` every row from ``work.rows`` on, as parts where it can be done in parts."""
@@ -68,11 +79,12 @@ class DaskRows(Rows):
         if size > max(self.array.chunks[0]) * self.d * self.dtype.itemsize:
             yield from super().feed(work)
             return
-        do = dask.delayed(_do)  # pyright: ignore[reportPrivateImportUsage]
+        # not traversed: the maker holds nothing of dask's, and looking for it costs more than the work on a small block
+        do = dask.delayed(_do, pure=False, traverse=False)  # pyright: ignore[reportPrivateImportUsage]
         for group in self._groups(work.rows, int(size)):
             if self.guard is not None:
                 self.guard()
-            tasks = [do(make, at, block, self.transposed) for at, block in group]
+            tasks = [do(make, at, skip, block, self.transposed) for at, skip, block in group]
             for part in dask.compute(*tasks):  # pyright: ignore[reportPrivateImportUsage]
                 work.merge(part)
             yield
@@ -83,10 +95,10 @@ class DaskRows(Rows):
         return self._checked(self.array[unique].compute(), unique)[back]
 
 
-def _do(make: Any, start: int, block: Any, transposed: bool) -> Any:
+def _do(make: Any, start: int, skip: int, block: Any, transposed: bool) -> Any:
     """One part of a work, on the worker that holds the block."""
     part = make(start)
-    rows = BlockRows([np.asarray(block)])
+    rows = BlockRows([np.asarray(block)[skip:]])
     rows.transposed, rows.first, rows.threads = transposed, start, 1
     for _ in rows.feed(part):
         pass

@@ -18,7 +18,7 @@ import scipy.sparse.linalg as spl
 from .._memory import plan_memory
 from .._rng import numpy_stream
 from .bootstrap import bootstrap_error
-from .passes import Collect, Sum, Watch, as_watch, digest
+from .passes import Sum, Times, Watch, as_watch, digest
 from .result import SketchedSVDResult, turned
 from .rows import Rows, as_rows
 from .sketches import REMEDY
@@ -84,7 +84,7 @@ def exact_from(
 
 def left_vectors(rows: Rows, V: np.ndarray, watch: Watch) -> np.ndarray:
     """A v_j/|A v_j| for the columns of V (d, k): (n, k), one pass."""
-    work = Collect(lambda block: block.data @ V)
+    work = Times(V)
     watch.run(rows, work, f"left-{digest(V)}")
     AV = work.finish()  # (n, k)
     norm = np.linalg.norm(AV, axis=0)
@@ -93,7 +93,7 @@ def left_vectors(rows: Rows, V: np.ndarray, watch: Watch) -> np.ndarray:
 
 def rayleigh_ritz(rows: Rows, V: np.ndarray, rank: int, watch: Watch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The best triplets with left vectors in the span of A V: U (n, rank), s, V (d, rank), two passes."""
-    first = Collect(lambda block: block.data @ V)
+    first = Times(V)
     watch.run(rows, first, f"range-{digest(V)}")
     Q, _ = np.linalg.qr(first.finish())
 

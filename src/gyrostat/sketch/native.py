@@ -37,7 +37,8 @@ if LIBRARY is not None:
     ]
     LIBRARY.gy_norms.argtypes = [ctypes.c_int, _at, *[_size] * 3, _at]
     LIBRARY.gy_norms.restype = None
-    LIBRARY.gy_replicates.argtypes = [*[ctypes.c_int64] * 4, *[ctypes.c_void_p] * 6]
+    LIBRARY.gy_times.argtypes = [ctypes.c_int, _at, *[_size] * 3, _at, _size, ctypes.c_int, _at]
+    LIBRARY.gy_replicates.argtypes = [*[_size] * 4, *[_at] * 6]
 
 
 def describe() -> dict[str, Any]:
@@ -89,6 +90,16 @@ def norms(data: np.ndarray) -> np.ndarray:
     energy = np.empty(len(data))
     LIBRARY.gy_norms(*_rows(data), energy.ctypes.data)
     return energy
+
+
+def times(data: np.ndarray, V: np.ndarray, count: int) -> np.ndarray:
+    """``data @ V`` of real rows as they lie in memory and few columns."""
+    assert LIBRARY is not None
+    out, right = np.empty((len(data), V.shape[1])), np.ascontiguousarray(V)
+    used = count if data.nbytes >= ALONE else 1
+    if LIBRARY.gy_times(*_rows(data), right.ctypes.data, V.shape[1], used, out.ctypes.data):
+        raise MemoryError("gyrostat: no memory for a product of rows")
+    return out
 
 
 def replicates(X: np.ndarray, draws: np.ndarray, k: int, factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

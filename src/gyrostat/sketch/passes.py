@@ -20,6 +20,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from .._errors import DataError
+from . import native
 from .rows import Block, Rows
 
 
@@ -168,6 +169,30 @@ class Collect:
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Go on from :meth:`state`."""
         self._parts, self.rows = [state["rows"]], len(state["rows"])
+
+
+class Times(Collect):
+    """A V for few columns: (n, k), each row taken where it lies if the kernel is here."""
+
+    def __init__(self, V: np.ndarray, start: int = 0) -> None:
+        super().__init__(lambda block: block.data @ V, start)
+        self._V = V
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether :meth:`take` can be used."""
+        return native.LIBRARY is not None and self._V.dtype == np.float64
+
+    def take(self, data: np.ndarray, threads: int = 1) -> float:
+        """Take the next rows; a number that is finite where all of theirs are."""
+        found = native.times(data, self._V, threads)
+        self._parts.append(found)
+        self.rows += len(data)
+        return float(found.sum())
+
+    def maker(self) -> tuple[Callable[[int], Times], int]:
+        """What makes an empty one that begins at a given row, and its size in bytes."""
+        return partial(Times, self._V), 0
 
 
 class Sum:
