@@ -2,7 +2,7 @@
 
     GYROSTAT_DATA=folder python benchmarks/sketch.py real      Fashion-MNIST, a term-document matrix, an ECG trajectory
     python benchmarks/sketch.py peers                          randomized_svd, svd_lowrank, fbpca, dask svd_compressed
-    python benchmarks/sketch.py cost                           error bars, memory bandwidth, cost against n
+    python benchmarks/sketch.py cost --picture cost.png        error bars, memory bandwidth, cost against n
     python benchmarks/sketch.py memory                         a file twice as large as the address space allowed
 
 Errors are the largest sine over the first k right singular vectors, against an exact decomposition. Peak memory is that of
@@ -21,6 +21,7 @@ import statistics
 import tempfile
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ import scipy.sparse.linalg as spl
 
 from gyrostat import SketchWarning, bootstrap_error, certify, sketched_svd, svd
 from gyrostat.sketch.npy import NpyFile
+from gyrostat.sketch.rows import as_rows, row_energy
 from gyrostat.sketch.sketches import sketch
 
 warnings.simplefilter("ignore", SketchWarning)
@@ -211,33 +213,87 @@ def peers(n, d, k, repeats) -> None:
                 print(f"{name:38s} {ratio:5.1f}   ({best})")
 
 
-def cost(d, k, t) -> None:
+def cost(widths, k, t, picture) -> None:
+    """Times of one process, best of five: reading A, the sketch, sketch and solve, the error bars.
+
+    The bound is the faster of two passes that only read, numpy's dot product and the kernel's row norms; in two threads the
+    latter.
+    """
+    pool = ThreadPoolExecutor(2)
+    print(f"k = {k}, sketch of {t} rows; times in ms; BLAS has one thread")
     print(
-        f"{'n':>8}  {'sketch':>8}  {'solve + U':>9}  {'error bars':>10}  {'of both':>7}  {'read once':>9}  {'of bandwidth':>12}"
+        f"{'n':>7} {'d':>4}  {'dot':>6} {'read':>6} {'sketch':>6} {'of bound':>8}  {'read, 2':>7} {'sketch, 2':>9} "
+        f"{'of bound':>8}  {'and solve':>9} {'and U':>6} {'bars':>5}  {'of solve':>8} {'of all':>6}"
     )
-    for n in (25_000, 50_000, 100_000, 200_000, 400_000):
-        A = polynomial(n, d)
-        times = {"sketch": [], "whole": [], "bars": [], "read": []}
-        for _ in range(5):
-            start = time.perf_counter()
-            flat = A.reshape(-1)
-            float(flat @ flat)
-            times["read"].append(time.perf_counter() - start)
-            start = time.perf_counter()
-            sketch(A, t, method="countsketch")
-            times["sketch"].append(time.perf_counter() - start)
-            start = time.perf_counter()
-            r = sketched_svd(A, k, t, "countsketch")
-            times["whole"].append(time.perf_counter() - start)
-            start = time.perf_counter()
-            bootstrap_error(r, quiet=True)
-            times["bars"].append(time.perf_counter() - start)
-        m = {name: min(v) for name, v in times.items()}
-        print(
-            f"{n:8d}  {m['sketch']:7.4f}s  {m['whole'] - m['sketch']:8.4f}s  {m['bars']:9.4f}s  {m['bars'] / m['whole']:6.1%}  "
-            f"{m['read']:8.4f}s  {m['read'] / m['sketch']:11.0%}",
-            flush=True,
-        )
+    lines = {}
+    for d in widths:
+        for n in (25_000, 50_000, 100_000, 200_000, 400_000):
+            if n * d > 200_000_000:
+                continue
+            A = polynomial(n, d)
+            flat, halves = A.reshape(-1), (A[: n // 2], A[n // 2 :])
+            found = sketched_svd(A, k, t, "countsketch")
+
+            def sketched(threads, A=A):
+                rows = as_rows(A)[0]
+                rows.threads = threads
+                sketch(rows, t, method="countsketch")
+
+            cases = {
+                "dot": lambda flat=flat: flat @ flat,
+                "norms": lambda A=A: row_energy(A),
+                "sketch": lambda: sketched(1),
+                "norms 2": lambda halves=halves: list(pool.map(row_energy, halves)),
+                "sketch 2": lambda: sketched(2),
+                "solve": lambda A=A: sketched_svd(A, k, t, "countsketch", left=False),
+                "whole": lambda A=A: sketched_svd(A, k, t, "countsketch"),
+                "bars": lambda found=found: bootstrap_error(found, quiet=True),
+            }
+            times = {name: [] for name in cases}
+            for _ in range(5):
+                for name, case in cases.items():
+                    start = time.perf_counter()
+                    case()
+                    times[name].append(time.perf_counter() - start)
+            m = {name: 1e3 * min(v) for name, v in times.items()}
+            one = min(m["dot"], m["norms"])
+            print(
+                f"{n:7d} {d:4d}  {m['dot']:6.2f} {one:6.2f} {m['sketch']:6.2f} {one / m['sketch']:8.0%}  {m['norms 2']:7.2f} "
+                f"{m['sketch 2']:9.2f} {m['norms 2'] / m['sketch 2']:8.0%}  {m['solve']:9.2f} {m['whole']:6.2f} "
+                f"{m['bars']:5.2f}  {m['bars'] / m['solve']:8.1%} {m['bars'] / m['whole']:6.1%}",
+                flush=True,
+            )
+            lines.setdefault(d, []).append((n, m["whole"], m["bars"]))
+    if picture:
+        draw(lines, picture)
+
+
+def draw(lines, picture) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    for i, (d, found) in enumerate(lines.items()):
+        n, whole, bars = map(np.array, zip(*found))
+        slope, constant = np.polyfit(n, whole, 1, w=1 / whole)
+        label = f"{d} columns: {constant:.0f} + {1e5 * slope:.0f} ms per 100,000 rows"
+        left.plot(n / 1000, whole, "o", color=f"C{i}", markersize=4, label=label)
+        left.plot([0, n[-1] / 1000], [constant, constant + slope * n[-1]], "-", color=f"C{i}", linewidth=1)
+        left.plot(n / 1000, bars, ":", color=f"C{i}")
+        right.plot(n / 1000, 100 * bars / whole, "o-", color=f"C{i}", markersize=4)
+    left.set(
+        xlabel="thousand rows",
+        ylabel="ms",
+        title="sketch, solve, U (error bars dotted)",
+        xlim=(0, None),
+        ylim=(0, None),
+    )
+    left.legend(fontsize=7)
+    right.axhline(10, color="0.6", linewidth=1)
+    right.set(xlabel="thousand rows", ylabel="%", title="error bars, share of the time", xlim=(0, None), ylim=(0, None))
+    figure.savefig(picture, dpi=100)
 
 
 def memory(folder, limit_mib) -> None:
@@ -284,6 +340,7 @@ def main() -> None:
     parser.add_argument("--components", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--limit", type=int, default=1024, help="MiB of address space for `memory`")
+    parser.add_argument("--picture", help="where `cost` draws its times, a .png")
     parser.add_argument("--folder", help="where `memory` puts its file")
     options = parser.parse_args()
     if options.what == "real":
@@ -291,7 +348,7 @@ def main() -> None:
     elif options.what == "peers":
         peers(options.rows, options.columns, options.components, options.repeats)
     elif options.what == "cost":
-        cost(options.columns, options.components, 500)
+        cost([100, 300, 784], options.components, 500, options.picture)
     else:
         memory(options.folder, options.limit)
 

@@ -17,6 +17,7 @@ from .. import _native
 
 HERE = Path(__file__).parent
 ABI = 1
+KEY_ROWS = 1024
 ALONE = 4 << 20  # bytes below which a second thread costs more than it brings
 LIBRARY, REASON = _native.load(HERE, ABI)
 if os.environ.get("GYROSTAT_BACKEND") == "reference":
@@ -71,17 +72,21 @@ def readable(data: Any) -> bool:
 
 
 def scatter(data: np.ndarray, sums: np.ndarray, start: int, key: int, places: int, count: int) -> np.ndarray:
-    """Add rows ``start`` .. of A to the two sums (2, t, width) of a scattered sketch; the squared norm of each row."""
+    """Add rows ``start`` .. of A to the two sums (2, t, width) of a scattered sketch.
+
+    Returns:
+        (key blocks, 2): sum and largest of the squared norms of their rows; no array as long as A is written.
+    """
     assert LIBRARY is not None
-    energy = np.empty(len(data))
+    found = np.empty(((start + len(data) - 1) // KEY_ROWS + 1 - start // KEY_ROWS, 2))
     wide = sums.view(np.float64)
     used = count if data.nbytes >= ALONE else 1
     failed = LIBRARY.gy_scatter(
-        *_rows(data), start, key, sums.shape[1], places, used, wide.ctypes.data, wide.shape[2], energy.ctypes.data
+        *_rows(data), start, key, sums.shape[1], places, used, wide.ctypes.data, wide.shape[2], found.ctypes.data
     )
     if failed:
         raise MemoryError("gyrostat: no memory for the places of a block of rows")
-    return energy
+    return found
 
 
 def norms(data: np.ndarray) -> np.ndarray:

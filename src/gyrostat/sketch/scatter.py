@@ -23,7 +23,7 @@ from . import native
 from .rows import Block
 
 SCATTERING = ("countsketch", "sparse_sign")
-KEY_ROWS = 1024
+KEY_ROWS = native.KEY_ROWS
 PLACES = 8
 LINE = 64  # bytes: rows of the sums begin on cache lines
 
@@ -56,7 +56,10 @@ class Scatter:
 
     def take(self, data: np.ndarray, threads: int = 1) -> float:
         """Add the next rows as they lie in memory; their squared norm, not finite where one of their numbers is not."""
-        return self._count(native.scatter(data, self._sums, self.rows, self._key, self._places, threads))
+        if not len(data):
+            return 0.0
+        norms = native.scatter(data, self._sums, self.rows, self._key, self._places, threads)
+        return self._count(len(data), float(norms[:, 0].sum()), float(norms[:, 1].max(initial=0.0)))
 
     def update(self, block: Block) -> None:
         """Add the next rows."""
@@ -64,11 +67,12 @@ class Scatter:
             self.take(block.data)
         else:
             self._scatter(block.data)
-            self._count(block.energy)
+            self._count(len(block.energy), float(block.energy.sum()), float(block.energy.max(initial=0.0)))
 
-    def finish(self) -> np.ndarray:
-        """The sketch (t, d) of the rows so far; more may follow."""
-        return self._sums[0, :, : self.d] + self._sums[1, :, : self.d]
+    def finish(self, last: bool = False) -> np.ndarray:
+        """The sketch (t, d) of the rows so far; more may follow unless ``last``, which takes the memory of a sum for it."""
+        one, other = self._sums[:, :, : self.d]
+        return np.add(one, other, out=one if last else None)
 
     def closed(self) -> Scatter:
         """Itself: no rows wait."""
@@ -94,11 +98,9 @@ class Scatter:
         rows, self.energy, self.largest = map(float, state["numbers"])
         self.rows = int(rows)
 
-    def _count(self, energy: np.ndarray) -> float:
-        total = float(energy.sum())
-        self.rows, self.energy = self.rows + len(energy), self.energy + total
-        self.largest = max(self.largest, float(energy.max(initial=0.0)))
-        return total
+    def _count(self, rows: int, energy: float, largest: float) -> float:
+        self.rows, self.energy, self.largest = self.rows + rows, self.energy + energy, max(self.largest, largest)
+        return energy
 
     def _scatter(self, data: Any) -> None:
         """The slow twin."""

@@ -133,7 +133,9 @@ def _streamed(rows: Rows, t: int, method: str, seed: int, watch: Watch) -> Sketc
     watch.run(rows, work, f"{method}-{t}-{seed}")
     coherence = work.rows * work.largest / work.energy if work.energy > 0 else 1.0
     done = work.closed()
-    return Sketch(done.finish(), method, done.rows, seed, 0, coherence, done.index if method in SAMPLING else None)
+    return Sketch(
+        done.finish(last=True), method, done.rows, seed, 0, coherence, done.index if method in SAMPLING else None
+    )
 
 
 def _powered(rows: Rows, found: Sketch, power: int, watch: Watch) -> Sketch:

@@ -73,7 +73,7 @@ class Accumulator:
         self.energy += float(block.energy.sum())
         self.largest = max(self.largest, float(block.energy.max(initial=0.0)))
 
-    def finish(self) -> np.ndarray:
+    def finish(self, last: bool = False) -> np.ndarray:
         """The scaled sketch (t, d) of the rows so far; more may follow."""
         done = self.closed()
         if self.method not in SAMPLING:

@@ -63,7 +63,7 @@ template <class T> int64_t distance(int64_t stride, int64_t d) {
 
 template <class T>
 void scatter(const T* a, int64_t stride, int64_t rows, int64_t d, int64_t start, uint64_t key, int64_t t, int64_t places,
-             int threads, double* sums, int64_t width, double* energy) {
+             int threads, double* sums, int64_t width, double* norms) {
   const int64_t first = start / KEY_ROWS, end = (start + rows - 1) / KEY_ROWS + 1, ahead = distance<T>(stride, d);
   const double scale = 1 / std::sqrt(double(places));
   run(threads, [&](int part) {
@@ -75,14 +75,19 @@ void scatter(const T* a, int64_t stride, int64_t rows, int64_t d, int64_t start,
       const int64_t low = std::max<int64_t>(0, number * KEY_ROWS - start);
       const int64_t high = std::min(rows, (number + 1) * KEY_ROWS - start);
       draw(random, key, number, t, places, (const char*)(a + low * stride), code.data());
+      double all = 0, largest = 0;
       for (int64_t i = low; i < high; ++i) {
         const int32_t* own = &code[size_t((start + i - number * KEY_ROWS) * places)];
         for (int64_t p = 0; p < places; ++p) {
           double* m = sum + int64_t(own[p] >> 1) * width;
           const double norm2 = pass<true>(m, a + i * stride, a + i * stride + ahead, d, own[p] & 1 ? scale : -scale);
-          if (p == 0) energy[i] = norm2;
+          if (p) continue;
+          all += norm2;
+          largest = std::max(largest, norm2);
         }
       }
+      norms[2 * (number - first)] = all;
+      norms[2 * (number - first) + 1] = largest;
     }
   });
 }
@@ -97,14 +102,14 @@ template <class T> void norms(const T* a, int64_t stride, int64_t rows, int64_t 
 GY_EXPORT int gy_abi_version() { return 1; }
 
 // a (rows, d) of float64 if `wide`, else float32, consecutive rows `stride` elements apart, the first being row `start` of A;
-// sums (2, t, width), width a multiple of 8 and at least d; energy (rows)
+// sums (2, t, width), width a multiple of 8 and at least d; norms (key blocks, 2): sum and largest of |a_i|^2
 GY_EXPORT int gy_scatter(int wide, const void* a, int64_t stride, int64_t rows, int64_t d, int64_t start, uint64_t key,
-                         int64_t t, int64_t places, int threads, double* sums, int64_t width, double* energy) {
+                         int64_t t, int64_t places, int threads, double* sums, int64_t width, double* norms) {
   try {
     if (wide)
-      scatter((const double*)a, stride, rows, d, start, key, t, places, threads, sums, width, energy);
+      scatter((const double*)a, stride, rows, d, start, key, t, places, threads, sums, width, norms);
     else
-      scatter((const float*)a, stride, rows, d, start, key, t, places, threads, sums, width, energy);
+      scatter((const float*)a, stride, rows, d, start, key, t, places, threads, sums, width, norms);
   } catch (const std::exception&) {
     return 1;
   }
