@@ -126,6 +126,9 @@ WRONG = [
     "train digits --adversarial l2:x:3",
     "train digits --adversarial l2:0.5:3 --strategy adversarial:eps=1",
     "train digits --strategy adversarial:low=0",
+    "train digits --strategy mixup:layers=layer.9",
+    "train-depth digits --channels 2 --segments 1 --strategy mixup:layers=layer.9",
+    "transfer letters:n=104 digits --size 8 --device nowhere",
 ]
 
 
@@ -136,7 +139,15 @@ def test_wrong_lines(line, here, capsys):
     assert said.out == ""
     assert said.err.count("\n") == 1
     assert said.err.startswith("gyrostat: error: ")
-    assert [p for p in here.rglob("*") if p.is_file()] == []
+    assert list(here.iterdir()) == []
+
+
+def test_a_refused_strategy_does_not_cost_a_finished_run(here, capsys):
+    line = "train digits --model rnn --hidden-size 2 --epochs 1 --max-steps 1 --out r --quiet --device cpu"
+    assert call(line) == 0
+    assert call(line + " --force --strategy mixup:layers=nope") == 2
+    assert "'nope' is no submodule" in capsys.readouterr().err
+    assert (here / "r" / "result.json").is_file()
 
 
 def test_images_are_made_to_fit():

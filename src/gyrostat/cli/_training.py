@@ -59,6 +59,24 @@ def strategy_of(strategy: str, adversarial: str | None, data: Any) -> Any:
     return AdversarialTraining.parse(adversarial, (0.0, 1.0) if pixels else None)
 
 
+def rehearse(data: Any, net: Any, strategy: Any, seed: int) -> None:
+    """Losses of a fresh network on two examples, before a folder is made or cleared: a strategy refuses here or never."""
+    import torch
+
+    from .._rng import torch_stream
+    from ..data.batches import Batches
+    from ..train.devices import own_random_stream
+    from ..train.task import Task
+
+    if strategy.name == "plain":
+        return
+    batch = next(iter(Batches(data, "train", 2).epoch()))
+    with own_random_stream(torch.device("cpu")):
+        model = net.build()
+        for draw in range(4):  # a strategy may draw what it does: another layer, another start
+            strategy(model, batch, Task(data.task), generator=torch_stream(seed, "rehearsal", draw))
+
+
 def robust_words(result: dict[str, Any]) -> str:
     """The end of the sentence about an adversarial training."""
     if "robust_score" not in result:

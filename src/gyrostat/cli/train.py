@@ -90,7 +90,7 @@ def train(
     from ..train.loop import train as run_training
     from ..train.model import ModelConfig, parameter_count
     from ._shared import print_json
-    from ._training import leave, open_run, robust_words, strategy_of, watch
+    from ._training import leave, open_run, rehearse, robust_words, strategy_of, watch
 
     check({"hidden_size": Integer(1), "num_layers": Integer(1)}, locals(), "train")
     config = TrainConfig(
@@ -106,6 +106,7 @@ def train(
     )  # fmt: skip
     count = parameter_count(model_config)
     how = strategy_of(strategy, adversarial, opened)
+    rehearse(opened, model_config, how, seed)
     folder, first = open_run(out, force, device, mixed_precision, tensorboard)
     with watch(f"{model} on {opened.name}, {count} parameters", epochs, quiet or not first) as seen:
         run = run_training(

@@ -90,10 +90,10 @@ def train_depth(
         force: Replace a finished run.
     """
     from ..train.config import TrainConfig
-    from ..train.levels import Levels, NetConfig, open_depth_data, train_levels
+    from ..train.levels import Levels, NetConfig, as_examples, open_depth_data, train_levels
     from ._depth import epochs as listed
     from ._shared import print_json
-    from ._training import leave, open_run, robust_words, strategy_of, watch
+    from ._training import leave, open_run, rehearse, robust_words, strategy_of, watch
 
     config = TrainConfig(
         epochs=epochs, batch_size=batch_size, lr=lr, decay_at=listed(decay_at, "--decay-at"), decay=decay, clip=clip or None,
@@ -112,6 +112,7 @@ def train_depth(
     levels.plan(net.basis)
     net.build()
     how = strategy_of(strategy, adversarial, opened)
+    rehearse(as_examples(opened), net, how, seed)
     folder, first = open_run(out, force, device, mixed_precision, tensorboard)
     with watch(opened.name, epochs, quiet or not first) as seen:
         result = train_levels(

@@ -70,6 +70,7 @@ def transfer(
     from .._errors import ArgumentError
     from ..data.catalogue import open_images, sources
     from ..report.page import write_atomically
+    from ..train.devices import open_accelerator
     from ..train.sources import fitted, load_source
     from ..train.transfer import Study, run_study, tensors
     from ..transfer.fine_tune import fine_tune
@@ -113,6 +114,7 @@ def transfer(
     # every setting of the fine-tuning is tried before anything is trained or written
     x, y = tensors(opened, "train", 2)
     fine_tune(probe, (x, y), num_classes=opened.n_classes, **{**tuning, "epochs": min(tune_epochs, 0)})
+    open_accelerator(device, "no")
     folder = out_folder(out, force, "report.json")
     tell = None if quiet else lambda words: stderr.print(words, markup=False)
     found = run_study(given, opened, study, folder, tell=tell, device=device)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from .._checks import Boolean, Integer, OneOf, Real, check
 from .._errors import ArgumentError, ArgumentTypeError, NonFiniteError, ShapeError
+from .warning import warn_probabilities
 
 NORMS = ("linf", "l2")
 Bounds = tuple[float, float] | None
@@ -189,6 +190,7 @@ def pgd(
             check_logits(output, goal, "pgd", "; pass a function that does, or loss")
             if not bool(torch.isfinite(output).all()):
                 raise NonFiniteError("pgd: the model's output for x has NaN or Inf")
+            warn_probabilities(output, "pgd")
             checked = True
         return F.cross_entropy(output, goal, reduction="none")
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .._checks import Real
 from .._errors import ArgumentError, ArgumentTypeError, ShapeError
+from .warning import warn_probabilities
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class MixedTarget:
         """
         if criterion is None:
             self._check_logits(output)
+            warn_probabilities(output, "MixedTarget")
             criterion = _cross_entropy
         a = criterion(output, self.y_a)
         if not isinstance(self.lam, Tensor):

@@ -24,6 +24,7 @@ from .._errors import ArgumentError, ArgumentTypeError
 from ..analysis.hessian import as_batches
 from ..perturb.attack import NORMS, Bounds, check_logits, evaluation_mode, pgd
 from ..perturb.strategy import Batch, Task, unwrapped
+from ..perturb.warning import warn_probabilities
 
 _RULES = {
     "norm": OneOf(NORMS),
@@ -123,6 +124,7 @@ class AdversarialTraining:
             nonlocal checked
             if not checked:
                 check_logits(output, y, "adversarial", "")
+                warn_probabilities(output, "adversarial")
                 checked = True
             return task.losses(output, y, batch.lengths)
 
@@ -205,7 +207,7 @@ def robust_accuracy(
     Example:
         >>> import torch
         >>> model = torch.nn.Identity()
-        >>> x, y = torch.tensor([[0.9, 0.1], [0.45, 0.55]]), torch.tensor([0, 1])
+        >>> x, y = torch.tensor([[0.9, 0.2], [0.45, 0.5]]), torch.tensor([0, 1])
         >>> robust_accuracy(model, (x, y), norm="linf", eps=0.1)
         0.5
     """
