@@ -163,8 +163,9 @@ def _classes(page: Page, report: Report) -> None:
         "share of all",
         "of them, clean models",
     ]
+    how = "the mean of several curves" if report.other_curves else "the largest of three conditions"
     rows = [[c, v, float(features[0, c]), None if mean is None else float(mean[0][c])] for c, v in verdict.ranked[:10]]
-    page.table(columns, rows, caption="Means over the noise levels; the deviation is the largest of three conditions.")
+    page.table(columns, rows, caption=f"Means over the noise levels; the deviation is {how}.")
 
 
 def _plain(text: str) -> str:

@@ -87,20 +87,20 @@ def decide(
     if limit < D and unusual:
         label = "suspicious"
         of = f"{said} with {R} references" if R >= ENOUGH else f"{said}, the least that can be had of {few}"
-        reason = f"the response to noise deviates by D = {D:.1f} (limit {limit:g}), towards class {order[0]}; {of}"
+        reason = f"the response to noise deviates by D = {D:.2f} (limit {limit:g}), towards class {order[0]}; {of}"
     elif limit < D and R < ENOUGH:
         label = "inconclusive"
-        reason = f"cannot decide: {few}; D = {D:.1f} is above {limit:g}, but so do references deviate from each other ({said})"
+        reason = f"cannot decide: {few}; D = {D:.2f} is above {limit:g}, but so do references deviate from each other ({said})"
     elif limit < D:
         label = "inconclusive"
-        reason = f"D = {D:.1f} is above {limit:g}, but {said} with {R} references is above {LEVEL:g}"
+        reason = f"D = {D:.2f} is above {limit:g}, but {said} with {R} references is above {LEVEL:g}"
     elif limit * LOWER < D:
         label, reason = (
             "inconclusive",
-            f"D = {D:.1f} lies between {limit * LOWER:.2g} and {limit:g} ({said}, {R} references)",
+            f"D = {D:.2f} lies between {limit * LOWER:.2g} and {limit:g} ({said}, {R} references)",
         )
     else:
-        label, reason = "no finding", f"D = {D:.1f}, within what clean models of this make do ({said}, {R} references)"
+        label, reason = "no finding", f"D = {D:.2f}, within what clean models of this make do ({said}, {R} references)"
     limits = [] if R >= ENOUGH else [f"{few}: {R} cannot give less than {least:.2g}"]
     limits.append("a screening feature, not a proof: small local triggers can stay silent")
     ranked = [(int(c), float(best[c])) for c in order]
