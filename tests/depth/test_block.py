@@ -144,6 +144,19 @@ def test_variances_stay_positive():
         assert bool(torch.isfinite(modal.eval()(data(6, 2, 5, 5))).all())
 
 
+def test_the_variance_of_a_dead_channel_fades_without_a_warning():
+    block = ContinuousBlock(conv_unit(momentum=0.9), PiecewiseConstant(2), "rk4", 2)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("0.weight", "0.bias"):
+            block.theta.get(name).zero_()
+        for _ in range(20):
+            block(data(4, 2, 5, 5))
+    variance = block.state.get("1.running_var")
+    # 0.1^20 of the initial 1: as in a plain BatchNorm, neither raised nor called negative
+    torch.testing.assert_close(variance, torch.full_like(variance, 1e-20), rtol=1e-9, atol=0)
+
+
 def test_evaluation_writes_nothing_and_frozen_statistics_never_change():
     block = ContinuousBlock(conv_unit(), Hat(3), "rk4", 3)
     block(data(4, 2, 5, 5))

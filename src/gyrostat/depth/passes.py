@@ -177,7 +177,7 @@ def write_back(block: ContinuousBlock, run: Pass, updates: list[dict[str, Tensor
             new = new.exp()
         elif rule == "positive" and block.basis.nonnegative:
             _warn_of_clamping(block, path, new)
-            new = new.clamp_min(FLOOR)
+            new = torch.where(new < 0, FLOOR, new)
         nodes.copy_(new)
 
 
@@ -202,7 +202,7 @@ def _warn_of_clamping(block: ContinuousBlock, path: str, new: Tensor) -> None:
     # looking at values would stall an accelerator and break a compiled graph
     if torch.compiler.is_compiling() or new.device.type != "cpu" or block._clamp_warned:
         return
-    if bool((new < FLOOR).any()):
+    if bool((new < 0).any()):
         block._clamp_warned = True
         warnings.warn(
             f"{block.where}: the projected statistics {path!r} would be negative at some depth and are clamped to {FLOOR:g}; "
