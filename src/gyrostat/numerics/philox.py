@@ -92,7 +92,8 @@ def normal(seeds: Tensor, B: int, H: int, like: Tensor) -> Tensor:
 def draw_seeds(steps: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
     """One seed (int64) per step from ``generator``; drawing them one by one gives the same."""
     place = generator.device if generator is not None else device
-    # a CPU generator serves integers in order; others advance by calls
-    sizes = [steps] if place.type == "cpu" else [1] * steps
-    drawn = [torch.randint(-(2**63), 2**63 - 1, (n,), generator=generator, device=place) for n in sizes]
+    low, high = -(2**63), 2**63 - 1
+    if place.type == "cpu":  # such a generator serves integers in order; others advance by calls
+        return torch.randint(low, high, (steps,), generator=generator, device=place).to(device)
+    drawn = [torch.randint(low, high, (1,), generator=generator, device=place) for _ in range(steps)]
     return torch.cat(drawn).to(device)

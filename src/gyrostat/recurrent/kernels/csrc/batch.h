@@ -28,6 +28,8 @@ template <class Arguments> class Batch {
   }
   int rows_usual() const { return int(std::min<int64_t>(g.B / parts_of(), 32)); }
   bool active(int t, int row) const { return !g.active || ((const uint8_t*)g.active)[t * g.B + row]; }
+  // for n rows from r0 on at step t, or null where every row moves
+  const uint8_t* moving(int t, int r0) const { return g.active ? (const uint8_t*)g.active + t * g.B + r0 : nullptr; }
 
  private:
   int64_t end_of(int part) const { return g.B * (part + 1) / parts_of(); }

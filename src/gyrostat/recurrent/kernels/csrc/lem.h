@@ -149,50 +149,55 @@ template <class T, class Hidden = Panels<T>> class Lem : Batch<gy_lem> {
     if (g.wanted < 1) tape.y = stash + (KEPT + 1) * slot;
   }
 
-  static void keep(const Tape& tape, T* p, V v, int n) { tape.away ? store_away(p, v, n) : store(p, v, n); }
+  static GY_INLINE void keep(bool away, T* p, V v, int n) { away ? store_away(p, v, n) : store(p, v, n); }
 
   State run(Worker& w, int r0, int n, int t0, int t1, State s, const Tape& tape) const {
     const size_t size = size_t(n) * H;
     w.ping.resize(4 * size), w.gate.resize(size);
     const T *const of_y[] = {bias_of(P2), bias_of(P1), bias_of(PZ)}, *const of_z[] = {bias_of(PY)};
-    const bool slots = tape.slots;  // a copy: the compiler must not read it again after each store
+    // copies: the compiler must not read them again after each store
+    const bool slots = tape.slots, away = tape.away, steps = g.dt;
+    const int H = this->H, Gy = wy.G, Gz = wz.G;
+    const V step = splat<T>(T(g.step));
     for (int t = t0; t < t1; ++t) {
       T* ping = w.ping.get() + (t & 1) * 2 * size;
-      T *ny = tape.y ? tape.state(tape.y, t) : ping, *nz = tape.z ? tape.state(tape.z, t) : ping + size;
+      T *const ny = tape.y ? tape.state(tape.y, t) : ping, *const nz = tape.z ? tape.state(tape.z, t) : ping + size;
+      const T *const y = s.y, *const z = s.z;
       const Rows<T> x = {in(g.x) + (size_t(t) * g.B + r0) * F, F};
-      T* gate = tape.slots ? tape.at(S2, t) : w.gate.get();
-      alignas(64) V u[MOST];
-      product(wy, Rows<T>{s.y, H}, n, [&](int j, int first, int R, V* acc) {
-        affine(xy, of_y, x, j, first, R, u);
-        for (int rr = 0; rr < R; ++rr)
-          for (int k = 0; k < wy.G; ++k) {
-            const int r = first + rr, c = (j * wy.G + k) * L, m = H - c, G = wy.G;
-            const size_t at = size_t(r) * H + c;
-            const V *a = acc + rr * wy.V + k, *b = u + rr * xy.V + k;
-            const V s2 = sigmoid<T>(a[0] + b[0]), s1 = sigmoid<T>(a[G] + b[G]), cz = tanh<T>(a[2 * G] + b[2 * G]);
-            const V z = load(s.z + at, m);
-            const V moved = z + dt(t, r0 + r, c, m) * s1 * (cz - z);
-            store(nz + at, active(t, r0 + r) ? moved : z, m);
-            store(gate + at, s2, m);
-            if (slots) {
-              keep(tape, tape.at(S1, t) + at, s1, m);
-              keep(tape, tape.at(C, t) + at, cz, m);
-            }
-          }
-      });
-      product(wz, Rows<T>{nz, H}, n, [&](int j, int first, int R, V* acc) {
-        affine(xz, of_z, x, j, first, R, u);
-        for (int rr = 0; rr < R; ++rr)
-          for (int k = 0; k < wz.G; ++k) {
-            const int r = first + rr, c = (j * wz.G + k) * L, m = H - c;
-            const size_t at = size_t(r) * H + c;
-            const V e = tanh<T>(acc[rr * wz.V + k] + u[rr * xz.V + k]);
-            const V y = load(s.y + at, m);
-            const V moved = y + dt(t, r0 + r, c, m) * load(gate + at, m) * (e - y);
-            store(ny + at, active(t, r0 + r) ? moved : y, m);
-            if (slots) keep(tape, tape.at(E, t) + at, e, m);
-          }
-      });
+      T *const s2 = slots ? tape.at(S2, t) : w.gate.get(), *const s1 = slots ? tape.at(S1, t) : nullptr;
+      T *const cz = slots ? tape.at(C, t) : nullptr, *const ey = slots ? tape.at(E, t) : nullptr;
+      const uint8_t* const moving = this->moving(t, r0);
+      product(
+          wy, Rows<T>{y, H}, n,
+          [&](int j, int first, int R, V* acc) GY_INLINED { affine(xy, of_y, x, j, first, R, acc); },
+          [&](int j, int first, int R, V* acc) GY_INLINED {
+            each_vector<T>(Gy, H, j, first, R, [&](int r, int k, int c, auto m) GY_INLINED {
+              const size_t at = size_t(r) * H + c;
+              const V* a = acc + (r - first) * 3 * Gy + k;
+              const V gate2 = sigmoid<T>(a[0]), gate1 = sigmoid<T>(a[Gy]), candidate = tanh<T>(a[2 * Gy]);
+              const V old = load(z + at, m), d = steps ? dt(t, r0 + r, c, m) : step;
+              const V moved = old + d * gate1 * (candidate - old);
+              store(nz + at, !moving || moving[r] ? moved : old, m);
+              store(s2 + at, gate2, m);
+              if (slots) {
+                keep(away, s1 + at, gate1, m);
+                keep(away, cz + at, candidate, m);
+              }
+            });
+          });
+      product(
+          wz, Rows<T>{nz, H}, n,
+          [&](int j, int first, int R, V* acc) GY_INLINED { affine(xz, of_z, x, j, first, R, acc); },
+          [&](int j, int first, int R, V* acc) GY_INLINED {
+            each_vector<T>(Gz, H, j, first, R, [&](int r, int k, int c, auto m) GY_INLINED {
+              const size_t at = size_t(r) * H + c;
+              const V candidate = tanh<T>(acc[(r - first) * Gz + k]);
+              const V old = load(y + at, m), d = steps ? dt(t, r0 + r, c, m) : step;
+              const V moved = old + d * load(s2 + at, m) * (candidate - old);
+              store(ny + at, !moving || moving[r] ? moved : old, m);
+              if (slots) keep(away, ey + at, candidate, m);
+            });
+          });
       s = {ny, nz};
     }
     return s;

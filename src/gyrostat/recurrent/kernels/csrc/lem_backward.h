@@ -64,13 +64,9 @@ void unwind(Worker& w, int r0, int n, int t0, int t1, const State& start, const 
     if (g.ddt && g.dt_rows) w.row_dt.zero(n);
     w.ring.next(n, [&] { flush(w); });
     of_y(w, t, r0, n, before, tape);
-    product(bz, w.ring.rows(3), n, [&](int j, int first, int R, V* acc) {
-      add_to(w.Gz, bz, j, first, R, acc);
-    });
+    product(bz, w.ring.rows(3), n, [&](int j, int first, int R, V* acc) GY_INLINED { add_to(w.Gz, bz, j, first, R, acc); });
     of_z(w, t, r0, n, before, tape);
-    product(by, w.ring.rows(0), n, [&](int j, int first, int R, V* acc) {
-      add_to(w.Gy, by, j, first, R, acc);
-    });
+    product(by, w.ring.rows(0), n, [&](int j, int first, int R, V* acc) GY_INLINED { add_to(w.Gy, by, j, first, R, acc); });
     w.ring.input(0, before.y, H, n);
     w.ring.input(1, tape.state(tape.z, t), H, n);
     w.ring.input(2, in(g.x) + (size_t(t) * g.B + r0) * F, F, n);
@@ -88,54 +84,53 @@ void unwind(Worker& w, int r0, int n, int t0, int t1, const State& start, const 
   }
 }
 
-void add_to(const Buffer<T>& G, const Panels<T>& b, int j, int first, int R, const V* acc) const {
+GY_INLINE void add_to(const Buffer<T>& G, const Panels<T>& b, int j, int first, int R, const V* acc) const {
+  const int count = b.G, row = wide;
+  T* const to = G.get();
   for (int rr = 0; rr < R; ++rr)
-    for (int k = 0; k < b.G; ++k) {
-      T* to = G.get() + size_t(first + rr) * wide + (j * b.G + k) * L;
-      store(to, load(to) + acc[rr * b.V + k]);
+    for (int k = 0; k < count; ++k) {
+      T* p = to + size_t(first + rr) * row + (j * count + k) * L;
+      store(p, load(p) + acc[rr * count + k]);
     }
 }
 
-// y+ = y + d s2 (e - y): parts y and 2
+// s+ = s + d step (c - s): from G, the gradient of s+, those of s (in its place), of the sum in c and of the sum in step
+GY_INLINE void of_state(Worker& w, Buffer<T>& gradient, int t, int r0, int n, Slot step, Slot candidate, const T* state,
+                        int part_c, int part_step, const Tape& tape) const {
+  // copies: the compiler must not read them again after each store
+  const int H = this->H, wide = this->wide;
+  const bool steps = g.dt, learns = g.ddt;
+  const V fixed = splat<T>(T(g.step));
+  const T *const s = tape.at(step, t), *const c = tape.at(candidate, t);
+  const uint8_t* const moving = this->moving(t, r0);
+  T* const G = gradient.get();
+  const long tile = w.ring.tile();
+  for (int r = 0; r < n; ++r) {
+    T *const to_c = w.ring.at(part_c, 0, r), *const to_step = w.ring.at(part_step, 0, r);
+    const bool moves = !moving || moving[r];
+    each_column<T>(H, [&](int column, auto m) GY_INLINED {
+      const size_t at = size_t(r) * H + column * L, to = Ring<T>::within(column, tile);
+      T* const p = G + size_t(r) * wide + column * L;
+      V dc{}, ds{};
+      if (moves) {
+        const V sigma = load(s + at, m), e = load(c + at, m), moved = e - load(state + at, m);
+        const V d = steps ? dt(t, r0 + r, column * L, m) : fixed, grad = load(p), pull = grad * d * sigma;
+        dc = pull * (T(1) - e * e);
+        ds = grad * d * moved * (sigma * (T(1) - sigma));
+        store(p, grad - pull);
+        if (learns) add_dt(w, r, column * L, grad * sigma * moved);
+      }
+      store(to_c + to, dc);
+      store(to_step + to, ds);
+    });
+  }
+}
 void of_y(Worker& w, int t, int r0, int n, const State& before, const Tape& tape) const {
-  for (int r = 0; r < n; ++r)
-    for (int column = 0; column < columns; ++column) {
-      const int c = column * L, m = H - c;
-      const size_t at = size_t(r) * H + c;
-      T* G = w.Gy.get() + size_t(r) * wide + c;
-      V de{}, d2{};
-      if (active(t, r0 + r)) {
-        const V s2 = load(tape.at(S2, t) + at, m), e = load(tape.at(E, t) + at, m), y = load(before.y + at, m);
-        const V d = dt(t, r0 + r, c, m), grad = load(G), step = grad * d * s2;
-        de = step * (T(1) - e * e);
-        d2 = grad * d * (e - y) * (s2 * (T(1) - s2));
-        store(G, grad - step);
-        if (g.ddt) add_dt(w, r, c, grad * s2 * (e - y));
-      }
-      store(w.ring.at(3, column, r), de);
-      store(w.ring.at(0, column, r), d2);
-    }
+  of_state(w, w.Gy, t, r0, n, S2, E, before.y, 3, 0, tape);
 }
-
-// z+ = z + d s1 (c - z), with what came through y+: parts z and 1
+// with what came through y+
 void of_z(Worker& w, int t, int r0, int n, const State& before, const Tape& tape) const {
-  for (int r = 0; r < n; ++r)
-    for (int column = 0; column < columns; ++column) {
-      const int c = column * L, m = H - c;
-      const size_t at = size_t(r) * H + c;
-      T* G = w.Gz.get() + size_t(r) * wide + c;
-      V dc{}, d1{};
-      if (active(t, r0 + r)) {
-        const V s1 = load(tape.at(S1, t) + at, m), cz = load(tape.at(C, t) + at, m), z = load(before.z + at, m);
-        const V d = dt(t, r0 + r, c, m), grad = load(G), step = grad * d * s1;
-        dc = step * (T(1) - cz * cz);
-        d1 = grad * d * (cz - z) * (s1 * (T(1) - s1));
-        store(G, grad - step);
-        if (g.ddt) add_dt(w, r, c, grad * s1 * (cz - z));
-      }
-      store(w.ring.at(2, column, r), dc);
-      store(w.ring.at(1, column, r), d1);
-    }
+  of_state(w, w.Gz, t, r0, n, S1, C, before.z, 2, 1, tape);
 }
 
 void add_dt(Worker& w, int r, int c, V part) const {

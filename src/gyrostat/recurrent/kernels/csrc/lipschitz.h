@@ -20,6 +20,16 @@ namespace gy {
 enum Phi { TANH, RELU, SIGMOID, IDENTITY, MODRELU };
 enum Noise { NONE, SDE, SCALAR, RELEASED, GIVEN };
 
+// What the inner loops branch on: read once for a call, or, for the cells that are usual, known to the compiler.
+struct Choices {
+  int phi, noise, S;
+  bool gated, residual, linear, each_f, steps;
+};
+template <bool is_linear, Noise its_noise = NONE, int stages = 1> struct Usual {
+  static constexpr int phi = TANH, noise = its_noise, S = stages;
+  static constexpr bool gated = false, residual = true, linear = is_linear, each_f = false, steps = false;
+};
+
 // Hidden: how the weights of the states are kept and multiplied with (Panels, or Pairs for the forward pass alone)
 template <class T, class Hidden = Panels<T>> class Lipschitz : Batch<gy_lipschitz> {
   static constexpr int L = Simd<T>::lanes;
@@ -113,8 +123,8 @@ template <class T, class Hidden = Panels<T>> class Lipschitz : Batch<gy_lipschit
     to.pack(&part, H, padded);
   }
 
-  V phi(V a, int c, int n) const {
-    switch (g.phi) {
+  GY_INLINE V phi(int kind, V a, int c, int n) const {
+    switch (kind) {
       case TANH: return tanh<T>(a);
       case RELU: return a < T(0) ? V{} : a;
       case SIGMOID: return sigmoid<T>(a);
@@ -126,8 +136,8 @@ template <class T, class Hidden = Panels<T>> class Lipschitz : Batch<gy_lipschit
       }
     }
   }
-  V slope(V t) const {
-    switch (g.phi) {
+  static GY_INLINE V slope(int kind, V t) {
+    switch (kind) {
       case TANH: return T(1) - t * t;
       case RELU: return t > T(0) ? splat<T>(1) : V{};
       case SIGMOID: return t * (T(1) - t);
@@ -135,7 +145,6 @@ template <class T, class Hidden = Panels<T>> class Lipschitz : Batch<gy_lipschit
       default: return t != T(0) ? splat<T>(1) : V{};
     }
   }
-  V root_dt(V d) const { return g.dt ? root(d) : root_of_step; }
   V dt(int t, int row, int c, int n) const {
     if (!g.dt) return splat<T>(T(g.step));
     return g.dt_rows ? splat<T>(in(g.dt)[t * g.B + row]) : load(in(g.dt) + c, n);
@@ -194,10 +203,22 @@ template <class T, class Hidden = Panels<T>> class Lipschitz : Batch<gy_lipschit
     std::memcpy((T*)g.last + at, h, sizeof(T) * n * H);
   }
 
-  static void keep(const Tape& tape, T* p, V v, int n) { tape.away ? store_away(p, v, n) : store(p, v, n); }
+  static GY_INLINE void keep(bool away, T* p, V v, int n) { away ? store_away(p, v, n) : store(p, v, n); }
 
   // Steps t0..t1-1 of n rows from r0 on; the states go to the tape, or only the last one survives.
   const T* run(Worker& w, int r0, int n, int t0, int t1, const T* h, const Tape& tape) const {
+    return chosen([&](const auto& o) { return run(o, w, r0, n, t0, t1, h, tape); });
+  }
+  // work(choices), the usual ones as a type
+  template <class Work> auto chosen(Work&& work) const {
+    const Choices o = {int(g.phi), int(g.noise), S, bool(g.gated), bool(g.residual), linear, each_f, g.dt != nullptr};
+    const bool usual = o.phi == TANH && !o.gated && o.residual && !o.each_f && !o.steps;
+    if (usual && o.S == 1 && linear && o.noise == SDE) return work(Usual<true, SDE>{});
+    if (!usual || o.noise || o.S > 2 || (o.S == 2 && !linear)) return work(o);
+    return o.S == 2 ? work(Usual<true, NONE, 2>{}) : linear ? work(Usual<true>{}) : work(Usual<false>{});
+  }
+  template <class O>
+  const T* run(const O& o, Worker& w, int r0, int n, int t0, int t1, const T* h, const Tape& tape) const {
     const size_t size = size_t(n) * H;
     if (!tape.h) w.ping.resize(2 * size);
     if (S > 1) w.k.resize(size * S), w.stage.resize(2 * size);
@@ -208,7 +229,7 @@ template <class T, class Hidden = Panels<T>> class Lipschitz : Batch<gy_lipschit
       for (int i = 0; i < S; ++i) {
         // the input of the next stage
         T* to = i + 1 == S ? nullptr : tape.slots ? tape.at(S * each + i, t) : w.stage.get() + (i & 1) * size;
-        stage(w, i, t, r0, n, from, to, h, next, tape);
+        stage(o, w, i, t, r0, n, from, to, h, next, tape);
         from = to;
       }
       h = next;
@@ -223,65 +244,72 @@ template <class T, class Hidden = Panels<T>> class Lipschitz : Batch<gy_lipschit
     return found;
   }
 
-  void stage(const Worker& w, int i, int t, int r0, int n, const T* from, T* to, const T* h, T* next,
+  template <class O>
+  void stage(const O o, const Worker& w, int i, int t, int r0, int n, const T* from, T* to, const T* h, T* next,
              const Tape& tape) const {
-    const int room = noise_room(H);
-    const T* x = in(g.x) + (size_t(t) * g.B + r0) * F;
-    alignas(64) V inputs[MOST];
+    const Rows<T> x = {in(g.x) + (size_t(t) * g.B + r0) * F, F};
     const T* const bias[] = {in(g.bias), g.bias ? in(g.bias) + H : nullptr};
     // copies: the compiler must not read them again after each store
-    const bool gated = g.gated, residual = g.residual, linear = this->linear, slots = tape.slots;
-    const int noise = int(g.noise);
-    product(wh, Rows<T>{from, H}, n, [&](int j, int first, int R, V* acc) {
-      affine(wx, bias, Rows<T>{x, F}, j, first, R, inputs);
-      for (int rr = 0; rr < R; ++rr) {
-        const int r = first + rr;
-        const bool moves = active(t, r0 + r);
-        for (int k = 0; k < wh.G; ++k) {
-          const int c = (j * wh.G + k) * L, m = H - c;
-          const size_t at = size_t(r) * H + c;
-          const V* a = acc + rr * wh.V + k;
-          const V* u = inputs + rr * wx.V + k;
-          const V Wh = a[(P - 1) * wh.G];
-          const V p = phi(Wh + u[0], c, m);
-          const V q = linear ? a[0] + p : p;
-          V f = q;
-          if (slots) keep(tape, tape.at(i * each, t) + at, p, m);
-          if (gated) {
-            const V s = sigmoid<T>(Wh + u[wx.G]);
-            f = q * s;
-            if (slots) store(tape.at(i * each + 1, t) + at, s, m);
-          }
-          if (each_f && slots) store(tape.at(i * each + each - 1, t) + at, q, m);
-          const V old = load(h + at, m);
-          if (to) {
-            if (kept(i)) store(w.k.get() + size_t(i) * n * H + at, f, m);
-            V s = T(g.a[(i + 1) * 4 + i]) * f;
-            for (int l = 0; l < i; ++l)
-              if (g.a[(i + 1) * 4 + l] != 0) s += T(g.a[(i + 1) * 4 + l]) * load(w.k.get() + size_t(l) * n * H + at, m);
-            store(to + at, old + dt(t, r0 + r, c, m) * s, m);
-            continue;
-          }
-          V move = f;
-          if (noise) {
-            const T* z = w.noise.get() + size_t(r) * room + c;
-            const V d = dt(t, r0 + r, c, m);
-            if (noise == SDE || noise == SCALAR)
-              move = d * f + root_dt(d) * ((T(g.sigma_a) + T(g.sigma_m) * f) * load(z));
-            else
-              move = d * (load(z + size_t(n) * room) * f) + load(z);
-          } else if (residual) {
-            if (S > 1) {
-              move = T(g.b[S - 1]) * f;
-              for (int l = 0; l + 1 < S; ++l)
-                if (g.b[l] != 0) move += T(g.b[l]) * load(w.k.get() + size_t(l) * n * H + at, m);
+    const int P = o.linear ? 2 : 1, G = wh.G, H = this->H;
+    const size_t room = noise_room(H), size = size_t(n) * H;
+    const bool slots = tape.slots, away = tape.away, keeps_f = to && kept(i);
+    T *const kept_phi = slots ? tape.at(i * each, t) : nullptr;
+    T *const kept_gate = slots && o.gated ? tape.at(i * each + 1, t) : nullptr;
+    T *const kept_q = slots && o.each_f ? tape.at(i * each + each - 1, t) : nullptr, *const slopes = w.k.get();
+    const T* const drawn = w.noise.get();
+    const uint8_t* const moving = this->moving(t, r0);
+    const V fixed = splat<T>(T(g.step)), root_fixed = root_of_step;
+    const V sigma_a = splat<T>(T(g.sigma_a)), sigma_m = splat<T>(T(g.sigma_m));
+    alignas(64) V inputs[MOST];
+    product(
+        wh, Rows<T>{from, H}, n,
+        [&](int j, int first, int R, V* acc) GY_INLINED {
+          // the gate has a sum of its own, so that W h is needed without any input
+          if (!o.gated) return affine(wx, bias, x, j, first, R, acc, (P - 1) * G);
+          affine(wx, bias, x, j, first, R, inputs);
+          std::fill(acc, acc + R * P * G, V{});
+        },
+        [&](int j, int first, int R, V* acc) GY_INLINED {
+          each_vector<T>(G, H, j, first, R, [&](int r, int k, int c, auto m) GY_INLINED {
+            const size_t at = size_t(r) * H + c;
+            const V *a = acc + (r - first) * P * G + k, *u = inputs + (r - first) * 2 * G + k;
+            const V Wh = a[(P - 1) * G];
+            const V p = phi(o.phi, o.gated ? Wh + u[0] : Wh, c, m);
+            V f = o.linear ? a[0] + p : p;
+            if (slots) keep(away, kept_phi + at, p, m);
+            if (o.each_f && kept_q) store(kept_q + at, f, m);
+            if (o.gated) {
+              const V s = sigmoid<T>(Wh + u[G]);
+              f *= s;
+              if (slots) store(kept_gate + at, s, m);
             }
-            move = dt(t, r0 + r, c, m) * move;
-          }
-          store(next + at, !moves ? old : residual ? old + move : move, m);
-        }
-      }
-    });
+            const V old = load(h + at, m), d = o.steps ? dt(t, r0 + r, c, m) : fixed;
+            if (o.S > 1 && to) {
+              if (keeps_f) store(slopes + i * size + at, f, m);
+              V s = T(g.a[(i + 1) * 4 + i]) * f;
+              for (int l = 0; l < i; ++l)
+                if (g.a[(i + 1) * 4 + l] != 0) s += T(g.a[(i + 1) * 4 + l]) * load(slopes + l * size + at, m);
+              store(to + at, old + d * s, m);
+              return;
+            }
+            V move = f;
+            if (o.noise) {
+              const T* z = drawn + r * room + c;
+              if (o.noise == SDE || o.noise == SCALAR)
+                move = d * f + (o.steps ? root(d) : root_fixed) * ((sigma_a + sigma_m * f) * load(z));
+              else
+                move = d * (load(z + n * room) * f) + load(z);
+            } else if (o.residual) {
+              if (o.S > 1) {
+                move = T(g.b[o.S - 1]) * f;
+                for (int l = 0; l + 1 < o.S; ++l)
+                  if (g.b[l] != 0) move += T(g.b[l]) * load(slopes + l * size + at, m);
+              }
+              move = d * move;
+            }
+            store(next + at, moving && !moving[r] ? old : o.residual ? old + move : move, m);
+          });
+        });
   }
 
 #include "lipschitz_backward.h"

@@ -44,6 +44,10 @@ void flush(Worker& w) const {
 }
 
 void unwind(Worker& w, int r0, int n, int t0, int t1, const T* start, const Tape& tape) const {
+  chosen([&](const auto& o) { unwind(o, w, r0, n, t0, t1, start, tape); });
+}
+template <class O>
+void unwind(const O& o, Worker& w, int r0, int n, int t0, int t1, const T* start, const Tape& tape) const {
   for (int t = t1 - 1; t >= t0; --t) {
     if (g.grad_sequence)
       for (int r = 0; r < n; ++r)
@@ -56,7 +60,7 @@ void unwind(Worker& w, int r0, int n, int t0, int t1, const T* start, const Tape
     const T* h = t > t0 ? tape.state(t - 1) : start;
     for (int i = S - 1; i >= 0; --i) {
       w.ring.next(n, [&] { flush(w); });
-      inner_gradients(w, i, t, r0, n, tape);
+      inner_gradients(o, w, i, t, r0, n, tape);
       w.ring.input(0, i ? tape.at(S * each + i - 1, t) : h, H, n);
       w.ring.input(1, in(g.x) + (size_t(t) * g.B + r0) * F, F, n);
       outer_gradients(w, i, t, r0, n);
@@ -65,94 +69,108 @@ void unwind(Worker& w, int r0, int n, int t0, int t1, const T* start, const Tape
   }
 }
 
-static void add(T* to, V v) { store(to, load(to) + v); }
+static GY_INLINE void add(T* to, V v) { store(to, load(to) + v); }
 
 // d of all parts of stage i, from G and the gradients E of the inputs of the later stages
-void inner_gradients(Worker& w, int i, int t, int r0, int n, const Tape& tape) const {
-  const int room = noise_room(H);
+template <class O> void inner_gradients(const O o, Worker& w, int i, int t, int r0, int n, const Tape& tape) const {
+  // copies: the compiler must not read them again after each store
+  const int P = o.linear ? 2 : 1, H = this->H, wide = this->wide;
+  const size_t room = noise_room(H);
+  const T *const kept_phi = tape.at(i * each, t), *const kept_gate = o.gated ? tape.at(i * each + 1, t) : nullptr;
+  const T *const kept_q = o.each_f ? tape.at(i * each + each - 1, t) : kept_phi, *const drawn = w.noise.get();
+  const T *const outer = w.G.get(), *const later = w.E.get();
+  T *const sum_inner = w.sum_inner.get(), *const sum_dt = w.sum_dt.get();
+  T* const row_dt = g.ddt && g.dt_rows ? w.row_dt.get() : nullptr;
+  const uint8_t* const moving = this->moving(t, r0);
+  const V fixed = splat<T>(T(g.step)), root_fixed = root_of_step, one = splat<T>(1);
+  const V sigma_a = splat<T>(T(g.sigma_a)), sigma_m = splat<T>(T(g.sigma_m));
+  const long tile = w.ring.tile(), part = tile * w.ring.tiles_of_part();
   for (int r = 0; r < n; ++r) {
-    const bool moves = active(t, r0 + r);
-    for (int column = 0; column < columns; ++column) {
-      const int c = column * L, m = H - c;
+    const bool moves = !moving || moving[r];
+    T* const ring = w.ring.at(0, 0, r);
+    each_column<T>(H, [&](int column, auto m) GY_INLINED {
+      const int c = column * L;
       const size_t at = size_t(r) * H + c;
-      const V p = load(tape.at(i * each, t) + at, m);
-      const V s = g.gated ? load(tape.at(i * each + 1, t) + at, m) : splat<T>(1);
-      const V q = each_f ? load(tape.at(i * each + each - 1, t) + at, m) : p;
-      V weighted = load(w.G.get() + size_t(r) * wide + c);
-      if (S > 1) {
+      const V p = load(kept_phi + at, m), s = o.gated ? load(kept_gate + at, m) : one, q = o.each_f ? load(kept_q + at, m) : p;
+      V weighted = load(outer + size_t(r) * wide + c);
+      if (o.S > 1) {
         weighted *= T(g.b[i]);
-        for (int l = i + 1; l < S; ++l)
-          if (g.a[l * 4 + i] != 0) weighted += T(g.a[l * 4 + i]) * load(w.E.get() + (size_t(l) * n + r) * wide + c);
+        for (int l = i + 1; l < o.S; ++l)
+          if (g.a[l * 4 + i] != 0) weighted += T(g.a[l * 4 + i]) * load(later + (size_t(l) * n + r) * wide + c);
       }
       V df = weighted, ddt{};
-      if (g.residual) {
-        const V d = dt(t, r0 + r, c, m);
+      if (o.residual) {
+        const V d = o.steps ? dt(t, r0 + r, c, m) : fixed;
         const V f = q * s;
-        if (!g.noise) {
+        if (!o.noise) {
           df = d * weighted;
           ddt = weighted * f;
         } else {
-          const V z = load(w.noise.get() + size_t(r) * room + c);
-          if (g.noise == SDE || g.noise == SCALAR) {
-            const V root_d = root_dt(d);
-            df = weighted * (d + root_d * (T(g.sigma_m) * z));
-            if (g.ddt) ddt = weighted * (f + T(0.5) / root_d * ((T(g.sigma_a) + T(g.sigma_m) * f) * z));
+          const V z = load(drawn + r * room + c);
+          if (o.noise == SDE || o.noise == SCALAR) {
+            const V root_d = o.steps ? root(d) : root_fixed;
+            df = weighted * (d + root_d * (sigma_m * z));
+            if (o.steps) ddt = weighted * (f + T(0.5) / root_d * ((sigma_a + sigma_m * f) * z));
           } else {
-            const V factor = load(w.noise.get() + size_t(n + r) * room + c);
+            const V factor = load(drawn + size_t(n + r) * room + c);
             df = weighted * (d * factor);
             ddt = weighted * (factor * f);
           }
         }
       }
       if (!moves) df = V{}, ddt = V{};
-      V dq = df;
-      V dv{};
-      if (g.gated) {
+      V dq = df, dv{};
+      if (o.gated) {
         dq = df * s;
-        dv = df * q * (s * (T(1) - s));
+        dv = df * q * (s * (one - s));
       }
-      const V du = dq * slope(p);
-      if (linear) store(w.ring.at(0, column, r), dq);
-      store(w.ring.at(P - 1, column, r), g.gated ? du + dv : du);
-      if (g.gated) {
-        store(w.ring.at(P, column, r), du);
-        store(w.ring.at(P + 1, column, r), dv);
+      const V du = dq * slope(o.phi, p);
+      T* const to = ring + Ring<T>::within(column, tile);
+      if (o.linear) store(to, dq);
+      store(to + (P - 1) * part, o.gated ? du + dv : du);
+      if (o.gated) {
+        store(to + P * part, du);
+        store(to + (P + 1) * part, dv);
       }
-      if (w.sum_inner.get()) add(w.sum_inner.get() + c, p < T(0) ? -du : du);
-      if (w.sum_dt.get()) add(w.sum_dt.get() + c, ddt);
-      if (g.ddt && g.dt_rows) w.row_dt[r] += sum<T>(c + L <= H ? ddt : load_some((const T*)&ddt, m));
-    }
+      if (sum_inner) add(sum_inner + c, p < T(0) ? -du : du);
+      if (sum_dt) add(sum_dt + c, ddt);
+      if (row_dt) row_dt[r] += sum<T>(m >= L ? ddt : load_some((const T*)&ddt, m));
+    });
   }
 }
 
 // through the products: to the input of stage i, and to x
 void outer_gradients(Worker& w, int i, int t, int r0, int n) const {
-  product(bh, w.ring.rows(0), n, [&](int j, int first, int R, V* acc) {
-    for (int rr = 0; rr < R; ++rr) {
-      const int r = first + rr;
-      const bool adds = g.residual || !active(t, r0 + r);
-      for (int k = 0; k < bh.G; ++k) {
-        const size_t at = size_t(r) * wide + (j * bh.G + k) * L;
-        V e = acc[rr * bh.V + k];
+  const int G = bh.G, S = this->S, wide = this->wide;
+  const bool residual = g.residual;
+  const size_t size = size_t(n) * wide;
+  const uint8_t* const moving = this->moving(t, r0);
+  T *const outer = w.G.get(), *const later = w.E.get();
+  product(bh, w.ring.rows(0), n, [&](int j, int first, int R, V* acc) GY_INLINED {
+    for (int r = first; r < first + R; ++r) {
+      const bool adds = residual || (moving && !moving[r]);
+      for (int k = 0; k < G; ++k) {
+        const size_t at = size_t(r) * wide + (j * G + k) * L;
+        V e = acc[(r - first) * G + k];
         if (i) {
-          store(w.E.get() + size_t(i) * n * wide + at, e);
+          store(later + i * size + at, e);
           continue;
         }
-        for (int l = 1; l < S; ++l) e += load(w.E.get() + size_t(l) * n * wide + at);
-        store(w.G.get() + at, adds ? load(w.G.get() + at) + e : e);
+        for (int l = 1; l < S; ++l) e += load(later + l * size + at);
+        store(outer + at, adds ? load(outer + at) + e : e);
       }
     }
   });
   if (!g.dx) return;
-  T* dx = (T*)g.dx + (size_t(t) * g.B + r0) * F;
-  product(bx, w.ring.rows(g.gated ? P : P - 1), n, [&](int j, int first, int R, V* acc) {
-    for (int rr = 0; rr < R; ++rr)
-      for (int k = 0; k < bx.G; ++k) {
-        const int c = (j * bx.G + k) * L;
-        T* to = dx + size_t(first + rr) * F + c;
-        const V e = acc[rr * bx.V + k];
-        store(to, i + 1 < S ? load(to, F - c) + e : e, F - c);
-      }
+  T* const dx = (T*)g.dx + (size_t(t) * g.B + r0) * F;
+  const int Gx = bx.G, F = this->F;
+  const bool adds = i + 1 < S;
+  product(bx, w.ring.rows(g.gated ? P : P - 1), n, [&](int j, int first, int R, V* acc) GY_INLINED {
+    each_vector<T>(Gx, F, j, first, R, [&](int r, int k, int c, auto m) GY_INLINED {
+      T* to = dx + size_t(r) * F + c;
+      const V e = acc[(r - first) * Gx + k];
+      store(to, adds ? load(to, m) + e : e, m);
+    });
   });
 }
 

@@ -20,6 +20,13 @@ template <> struct Expm1<double> {
   static constexpr double q[] = {0.5, 0.16666666666666671, 0.041666666666666671, 0.0083333333333261358, 0.0013888888888883748, 0.00019841269874820627, 2.4801587325547743e-05, 2.7557255400206422e-06, 2.7557273643110297e-07, 2.5105217004720745e-08, 2.0914686968086876e-09};
 };
 
+template <class T, int n> GY_INLINE Vec<T> polynomial(const T (&c)[n], Vec<T> x) {
+  Vec<T> s = splat<T>(c[n - 1]);
+#pragma GCC unroll 16
+  for (int i = n - 2; i >= 0; --i) s = s * x + c[i];
+  return s;
+}
+
 template <class T> struct Exponential {
   Vec<T> scale, p;  // e^y = scale (1 + p)
 };
@@ -30,18 +37,13 @@ template <class T> GY_INLINE Exponential<T> exponential(Vec<T> y) {
   const Vec<T> rounded = y * T(1.44269504088896340736) + C::magic;
   const Vec<T> n = rounded - C::magic;
   const Vec<T> r = (y - n * C::ln2_high) - n * C::ln2_low;
-  constexpr int degree = sizeof(C::q) / sizeof(T) - 1;
-  Vec<T> q = splat<T>(C::q[degree]);
-#pragma GCC unroll 16
-  for (int i = degree - 1; i >= 0; --i) q = q * r + C::q[i];
   const Int one = sizeof(T) == 4 ? Int(0x3f800000) : Int(0x3ff0000000000000LL);
   const Mask<T> bits = ((Mask<T>)rounded << C::shift) + one;
-  return {(Vec<T>)bits, r + (r * r) * q};
+  return {(Vec<T>)bits, r + (r * r) * polynomial(C::q, r)};
 }
 
 template <class T> GY_INLINE Vec<T> clamp(Vec<T> x, T low, T high) {
-  x = x > high ? splat<T>(high) : x;
-  return x < low ? splat<T>(low) : x;
+  return at_least(splat<T>(low), at_most(splat<T>(high), x));
 }
 
 // e/(e+2), e = expm1(2x): exact to rounding near 0, and +-1 beyond the bound
@@ -73,25 +75,31 @@ template <class T> GY_INLINE Vec<T> log_of_uniform(Vec<T> u) {
   return T(2) * z * s + __builtin_convertvector(k, Vec<T>) * T(0.693147180559945309417);
 }
 
+// (sin a - a) / a^3 and (cos a - 1 + a^2 / 2) / a^4 in powers of a^2, |a| <= pi/4: minimax (Cephes) and Taylor
+template <class T> struct Turn;
+template <> struct Turn<float> {
+  static constexpr float sine[] = {-1.6666654611e-1f, 8.3321608736e-3f, -1.9515295891e-4f};
+  static constexpr float cosine[] = {4.166664568298827e-2f, -1.388731625493765e-3f, 2.443315711809948e-5f};
+};
+template <> struct Turn<double> {
+  static constexpr double sine[] = {-1. / 6, 1. / 120, -1. / 5040, 1. / 362880, -1. / 39916800, 1. / 6227020800.,
+                                      -1. / 1307674368000., 1. / 355687428096000.};
+  static constexpr double cosine[] = {1. / 24, -1. / 720, 1. / 40320, -1. / 3628800, 1. / 479001600, -1. / 87178291200.,
+                                        1. / 20922789888000., -1. / 6402373705728000.};
+};
+
 // cos and sin of 2 pi u, u in (0, 1): whole quarters are taken away exactly
 template <class T> GY_INLINE void cos_sin_turn(Vec<T> u, Vec<T>& cosine, Vec<T>& sine) {
   const Vec<T> rounded = u * T(4) + Expm1<T>::magic;
   const Vec<T> quarter = rounded - Expm1<T>::magic;
-  const Vec<T> angle = (u - quarter * T(0.25)) * T(6.28318530717958647693), a2 = angle * angle;
-  constexpr int terms = sizeof(T) == 4 ? 5 : 9;
-  Vec<T> s = splat<T>(1), c = splat<T>(1);
-#pragma GCC unroll 16
-  for (int i = terms; i > 0; --i) {
-    s = T(1) - s * a2 * (T(1) / ((2 * i) * (2 * i + 1)));
-    c = T(1) - c * a2 * (T(1) / ((2 * i - 1) * (2 * i)));
-  }
-  s *= angle;
-  const Mask<T> k = (Mask<T>)rounded & 3;
-  const Mask<T> odd = (k & 1) != 0, low = (k == 1) | (k == 2), back = k >= 2;
-  cosine = odd ? s : c;
-  sine = odd ? c : s;
-  cosine = low ? -cosine : cosine;
-  sine = back ? -sine : sine;
+  const Vec<T> a = (u - quarter * T(0.25)) * T(6.28318530717958647693), a2 = a * a;
+  const Vec<T> s = (a2 * a) * polynomial(Turn<T>::sine, a2) + a;
+  const Vec<T> c = (a2 * a2) * polynomial(Turn<T>::cosine, a2) + (T(1) - a2 * T(0.5));
+  const Mask<T> k = (Mask<T>)rounded;
+  const Mask<T> odd = (k & 1) != 0;
+  constexpr int sign = 8 * sizeof(T) - 2;  // from the second bit to the last
+  cosine = (Vec<T>)((Mask<T>)(odd ? s : c) ^ (((k + 1) & 2) << sign));
+  sine = (Vec<T>)((Mask<T>)(odd ? c : s) ^ ((k & 2) << sign));
 }
 
 }  // namespace gy

@@ -125,36 +125,79 @@ template <class T> struct Panels {
   const Vec<T>* panel(int j) const { return data.get() + size_t(j) * K * V; }
 };
 
-// All rows against all panels; a panel stays in the first cache while the rows pass. The epilogue gets
-// (panel, first row, rows, accumulators [row][part * G + g]).
-template <class T, class Epilogue> GY_INLINE void product(const Panels<T>& w, const Rows<T>& a, int n, Epilogue&& epilogue) {
-  const int blocks = (n + w.rows - 1) / w.rows;
+// All rows against all panels; a panel stays in the first cache while the rows pass. `start` fills the accumulators
+// [row][part * G + g] of (panel, first row, rows) where they do not begin at zero; the epilogue reads them.
+template <class T, class Start, class Epilogue>
+GY_INLINE void product(const Panels<T>& w, const Rows<T>& a, int n, Start&& start, Epilogue&& epilogue) {
+  constexpr bool fresh = std::is_same<std::decay_t<Start>, std::nullptr_t>::value;
+  const int blocks = (n + w.rows - 1) / w.rows, count = w.count, K = w.K, V = w.V;
   alignas(64) Vec<T> acc[MOST];
-  for (int j = 0; j < w.count; ++j)
+  for (int j = 0; j < count; ++j)
     for (int b = 0; b < blocks; ++b) {
       const int first = int(long(n) * b / blocks), R = int(long(n) * (b + 1) / blocks) - first;
-      mm_of<T, true>(R, w.V)(a, first, w.K, w.panel(j), acc);
+      if constexpr (!fresh) start(j, first, R, acc);
+      mm_of<T, fresh>(R, V)(a, first, K, w.panel(j), acc);
       epilogue(j, first, R, acc);
     }
 }
 
-// The other product of the same panel and rows, of the input: the bias of each part (or null), then the features in order.
+template <class T, class Epilogue> GY_INLINE void product(const Panels<T>& w, const Rows<T>& a, int n, Epilogue&& epilogue) {
+  product(w, a, n, nullptr, epilogue);
+}
+
+// body(column of vectors, live lanes) for all N outputs of a row; the type of the last says where all lanes live, so that the
+// usual case has no branches.
+template <class T, class Body> GY_INLINE void each_column(int N, Body&& body) {
+  constexpr int L = Simd<T>::lanes;
+  const int whole = N / L;
+  for (int column = 0; column < whole; ++column) body(column, std::integral_constant<int, L>{});
+  if (N % L) body(whole, N % L);
+}
+
+// The same for a block of a product: body(row, g, first lane's output, live lanes).
+template <class T, class Body> GY_INLINE void each_vector(int G, int N, int j, int first, int R, Body&& body) {
+  constexpr int L = Simd<T>::lanes;
+  for (int r = first; r < first + R; ++r)
+    for (int k = 0; k < G; ++k) {
+      const int c = (j * G + k) * L;
+      if (c + L <= N)
+        body(r, k, c, std::integral_constant<int, L>{});
+      else
+        body(r, k, c, N - c);
+    }
+}
+
+// What the accumulators of a block start from: the bias of each part (or null), then the features in order. A row of `to`
+// has `lead` vectors before these, of parts that x does not enter: they start at zero.
 template <class T>
-GY_INLINE void affine(const Panels<T>& w, const T* const* bias, const Rows<T>& x, int j, int first, int R, Vec<T>* acc) {
-  const bool few = w.K <= 4;  // not worth a call
+GY_INLINE void affine(const Panels<T>& w, const T* const* bias, const Rows<T>& x, int j, int first, int R, Vec<T>* to,
+                      int lead = 0) {
+  const int K = w.K, V = w.V, G = w.G, N = w.N, row = lead + V;
+  const long stride = x.stride;
   const Vec<T>* panel = w.panel(j);
-  for (int v = 0; v < w.V; ++v) {
-    const int c = (j * w.G + v % w.G) * Simd<T>::lanes;
-    const T* from = bias[v / w.G];
-    const Vec<T> b = from ? load(from + c, w.N - c) : Vec<T>{};
-    for (int r = 0; r < R; ++r) {
-      Vec<T> s = b;
-      if (few)
-        for (int k = 0; k < w.K; ++k) s += splat<T>(x.data[(first + r) * x.stride + k]) * panel[k * w.V + v];
-      acc[r * w.V + v] = s;
+  const T* from = x.data + first * stride;
+  alignas(64) Vec<T> many[MOST];
+  const bool few = K <= 4;  // not worth a call
+  Vec<T>* out = few ? to + lead : many;
+  const int next = few ? row : V;
+  for (int v = 0; v < V; ++v) {
+    const int c = (j * G + v % G) * Simd<T>::lanes;
+    const T* b = bias[v / G];
+    const Vec<T> s = b ? load(b + c, N - c) : Vec<T>{};
+    if (few && K) {
+      const Vec<T> first_weight = panel[v];
+      for (int r = 0; r < R; ++r) out[r * next + v] = s + splat<T>(from[r * stride]) * first_weight;
+      for (int k = 1; k < K; ++k)
+        for (int r = 0; r < R; ++r) out[r * next + v] += splat<T>(from[r * stride + k]) * panel[k * V + v];
+    } else {
+      for (int r = 0; r < R; ++r) out[r * next + v] = s;
     }
   }
-  if (!few) mm_of<T, false>(R, w.V)(x, first, w.K, panel, acc);
+  if (!few) mm_of<T, false>(R, V)(x, first, K, panel, many);
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < lead; ++v) to[r * row + v] = Vec<T>{};
+    for (int v = 0; !few && v < V; ++v) to[r * row + lead + v] = many[r * V + v];
+  }
 }
 
 }  // namespace gy

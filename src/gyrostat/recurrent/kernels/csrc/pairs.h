@@ -263,8 +263,10 @@ inline void vectors_of(const Pairs& w, const Bf16& a, int first, int R, int j, V
 inline void vectors_of(const Pairs&, const Bf16&, int, int, int, Vec<float>*) { throw std::logic_error("built without vdpbf16ps"); }
 #endif
 
-// As for Panels. The epilogue gets the sums of a block in pieces of as many rows as the product with the input takes.
-template <class Epilogue> GY_INLINE void product(const Pairs& w, const Rows<float>& a, int n, Epilogue&& epilogue) {
+// As for Panels, but what the sums start from is added at the end. The epilogue gets the sums of a block in pieces of as
+// many rows as the product with the input takes.
+template <class Start, class Epilogue>
+GY_INLINE void product(const Pairs& w, const Rows<float>& a, int n, Start&& start, Epilogue&& epilogue) {
   static thread_local Buffer<uint16_t> scratch;
   const size_t size = size_t(w.padded(n)) * w.room;
   scratch.resize(2 * size);
@@ -273,14 +275,20 @@ template <class Epilogue> GY_INLINE void product(const Pairs& w, const Rows<floa
     split(a.data + r * a.stride, w.K, w.room, high + size_t(r) * w.room, low ? low + size_t(r) * w.room : nullptr);
   const Bf16 rows = {high, low};
   const int blocks = (n + w.block - 1) / w.block;
-  alignas(64) Vec<float> acc[MOST];
+  alignas(64) Vec<float> acc[MOST], begin[MOST];
   for (int j = 0; j < w.count; ++j)
     for (int b = 0; b < blocks; ++b) {
       const bool tiles = w.engine == TILES;  // blocks of tiles are whole, those of vectors alike
       const int first = tiles ? b * w.block : int(long(n) * b / blocks);
       const int R = tiles ? std::min(w.block, n - first) : int(long(n) * (b + 1) / blocks) - first;
       tiles ? tiles_of(w, rows, first, R, j, acc) : vectors_of(w, rows, first, R, j, acc);
-      for (int r = 0; r < R; r += w.rows) epilogue(j, first + r, std::min(w.rows, R - r), acc + size_t(r) * w.V);
+      for (int r = 0; r < R; r += w.rows) {
+        const int rows_here = std::min(w.rows, R - r);
+        Vec<float>* const sums = acc + size_t(r) * w.V;
+        start(j, first + r, rows_here, begin);
+        for (int i = 0; i < rows_here * w.V; ++i) sums[i] += begin[i];
+        epilogue(j, first + r, rows_here, sums);
+      }
     }
 }
 

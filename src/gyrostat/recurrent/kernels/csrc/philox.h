@@ -21,28 +21,32 @@ GY_INLINE Words multiply(Words a, uint64_t constant) {
 #endif
 }
 
+// Words of 16 blocks, the even and the odd ones in two vectors at once so that they lie in order when these are put together.
 // The upper halves of the lanes hold rubbish between the rounds; a product does not see them.
 GY_INLINE void philox(uint64_t seed, uint32_t block, uint32_t row, uint32_t law, uint32_t out[4][16]) {
-  for (int first = 0; first < 16; first += WORDS) {
-    Words c0, c1 = uint64_t(row) - Words{}, c2 = uint64_t(law) - Words{}, c3{};
-    for (int i = 0; i < WORDS; ++i) c0[i] = i;
-    c0 += uint64_t(block + first);
+  for (int first = 0; first < 16; first += 2 * WORDS) {
+    Words c[2][4];
+    for (int odd = 0; odd < 2; ++odd) {
+      for (int i = 0; i < WORDS; ++i) c[odd][0][i] = 2 * i + odd;
+      c[odd][0] += uint64_t(block + first);
+      c[odd][1] = uint64_t(row) - Words{}, c[odd][2] = uint64_t(law) - Words{}, c[odd][3] = Words{};
+    }
     uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
 #pragma GCC unroll 10
-    for (int round = 0; round < 10; ++round) {
-      const Words p0 = multiply(c0, 0xD2511F53u), p1 = multiply(c2, 0xCD9E8D57u);
-      c0 = (p1 >> 32) ^ c1 ^ uint64_t(k0);
-      c1 = p1;
-      c2 = (p0 >> 32) ^ c3 ^ uint64_t(k1);
-      c3 = p0;
-      k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
-    }
-    const Words c[4] = {c0, c1, c2, c3};
-    typedef uint32_t Narrow __attribute__((vector_size(GY_BYTES / 2)));
+    for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
+#pragma GCC unroll 2
+      for (int odd = 0; odd < 2; ++odd) {
+        Words* const w = c[odd];
+        const Words p0 = multiply(w[0], 0xD2511F53u), p1 = multiply(w[2], 0xCD9E8D57u);
+        w[0] = (p1 >> 32) ^ w[1] ^ uint64_t(k0);
+        w[1] = p1;
+        w[2] = (p0 >> 32) ^ w[3] ^ uint64_t(k1);
+        w[3] = p0;
+      }
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      const Narrow narrow = __builtin_convertvector(c[i], Narrow);
-      std::memcpy(&out[i][first], &narrow, sizeof narrow);
+      const Words both = (c[0][i] & uint64_t(0xffffffff)) | (c[1][i] << 32);
+      std::memcpy(&out[i][first], &both, sizeof both);
     }
   }
 }
@@ -52,7 +56,7 @@ template <class T> GY_INLINE Vec<T> open_uniform(const uint32_t* words) {
   Some w;
   std::memcpy(&w, words, sizeof w);
   typedef int32_t Signed __attribute__((vector_size(GY_BYTES / sizeof(T) * 4)));
-  return (__builtin_convertvector((Signed)(w >> 9), Vec<T>) + T(0.5)) * T(1.0 / 8388608);
+  return __builtin_convertvector((Signed)(w >> 9), Vec<T>) * T(1.0 / 8388608) + T(0.5 / 8388608);  // exact
 }
 
 constexpr int noise_room(int H) { return (H + 63) / 64 * 64; }

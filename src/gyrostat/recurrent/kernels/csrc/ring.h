@@ -38,6 +38,10 @@ template <class T> class Ring {
     const int tile = part * tiles + column / vectors;
     return out.get() + (size_t(tile) * capacity + base + row) * width + column % vectors * Simd<T>::lanes;
   }
+  // from there on the other columns of the row stand at within(column, tile())
+  long tile() const { return long(capacity) * width; }
+  int tiles_of_part() const { return tiles; }
+  static size_t within(int column, long tile) { return column / vectors * tile + column % vectors * Simd<T>::lanes; }
   // the outputs of this step from `part` on, as rows of a product
   Rows<T> rows(int part) const {
     return {out.get() + (size_t(part) * tiles * capacity + base) * width, width, width, long(capacity) * width};

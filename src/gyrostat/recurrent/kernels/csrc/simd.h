@@ -23,6 +23,7 @@
 #define GY_REGISTERS 32
 #endif
 #define GY_INLINE inline __attribute__((always_inline))
+#define GY_INLINED __attribute__((always_inline))  // of a lambda, so that what it captures can stay in registers
 
 namespace gy {
 
@@ -80,6 +81,22 @@ GY_INLINE Vec<double> root(Vec<double> v) {
   for (int i = 0; i < Simd<double>::lanes; ++i) v[i] = __builtin_sqrt(v[i]);
   return v;
 }
+#endif
+
+// The smaller of both and the larger of both; where x is no number the answer is x.
+#if defined(__AVX512F__)
+GY_INLINE Vec<float> at_most(Vec<float> bound, Vec<float> x) { return (Vec<float>)_mm512_min_ps((__m512)bound, (__m512)x); }
+GY_INLINE Vec<float> at_least(Vec<float> bound, Vec<float> x) { return (Vec<float>)_mm512_max_ps((__m512)bound, (__m512)x); }
+GY_INLINE Vec<double> at_most(Vec<double> bound, Vec<double> x) { return (Vec<double>)_mm512_min_pd((__m512d)bound, (__m512d)x); }
+GY_INLINE Vec<double> at_least(Vec<double> bound, Vec<double> x) { return (Vec<double>)_mm512_max_pd((__m512d)bound, (__m512d)x); }
+#elif defined(__AVX2__)
+GY_INLINE Vec<float> at_most(Vec<float> bound, Vec<float> x) { return (Vec<float>)_mm256_min_ps((__m256)bound, (__m256)x); }
+GY_INLINE Vec<float> at_least(Vec<float> bound, Vec<float> x) { return (Vec<float>)_mm256_max_ps((__m256)bound, (__m256)x); }
+GY_INLINE Vec<double> at_most(Vec<double> bound, Vec<double> x) { return (Vec<double>)_mm256_min_pd((__m256d)bound, (__m256d)x); }
+GY_INLINE Vec<double> at_least(Vec<double> bound, Vec<double> x) { return (Vec<double>)_mm256_max_pd((__m256d)bound, (__m256d)x); }
+#else
+template <class V> GY_INLINE V at_most(V bound, V x) { return x > bound ? bound : x; }
+template <class V> GY_INLINE V at_least(V bound, V x) { return x < bound ? bound : x; }
 #endif
 
 // For what is read much later: past the caches where the instruction set can, so that no line is fetched only to be
