@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from gyrostat.cli.app import run, verbs
+from gyrostat.cli.app import purpose, run, verbs
 
 WRONG = [
     ["nosuch"],
@@ -141,6 +141,8 @@ def test_help_needs_no_torch():
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     for verb in verbs():
         assert verb.replace("_", "-") in out
+        assert purpose(verb)
+        assert purpose(verb)[:25] in out
 
 
 @pytest.mark.parametrize("verb", verbs())

@@ -29,8 +29,19 @@ def verbs() -> list[str]:
     return sorted(name for name in found if not name.startswith("_") and name not in _NOT_VERBS)
 
 
-def build_app() -> cyclopts.App:
-    """The cyclopts application with one lazily imported command per verb."""
+def purpose(verb: str) -> str:
+    """What a verb is for: the first line of its file, which is read but not imported."""
+    with (Path(__file__).parent / f"{verb}.py").open(encoding="utf-8") as file:
+        words = file.readline().partition("``: ")[2].strip(' ".\n')
+    return words[:1].upper() + words[1:]
+
+
+def build_app(listing: bool = False) -> cyclopts.App:
+    """The cyclopts application with one lazily imported command per verb.
+
+    Args:
+        listing: Say beside each verb what it is for; the page of a verb is then that line instead of its docstring.
+    """
     app = cyclopts.App(
         name="gyrostat",
         version=__version__,
@@ -39,7 +50,8 @@ def build_app() -> cyclopts.App:
         suppress_keyboard_interrupt=False,  # an interruption has a sentence of its own
     )
     for verb in verbs():
-        app.command(f"gyrostat.cli.{verb}:{verb}", name=verb.replace("_", "-"))
+        told = {"help": purpose(verb)} if listing else {}
+        app.command(f"gyrostat.cli.{verb}:{verb}", name=verb.replace("_", "-"), **told)
     return app
 
 
@@ -54,7 +66,7 @@ def run(argv: list[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: _say(errors, str(message), kind="warning")
-            code = build_app()(
+            code = build_app(listing=not _words(argv))(
                 argv, exit_on_error=False, print_error=False, error_console=errors, result_action="return_value"
             )
     except cyclopts.CycloptsError as error:
@@ -76,10 +88,14 @@ def run(argv: list[str] | None = None) -> int:
 
 def _usage_exit(argv: list[str] | None) -> int:
     """2, or what the verb's file says: the audit verbs keep 2 and 3 for what they find."""
-    words = [w for w in (sys.argv[1:] if argv is None else argv) if not w.startswith("-")]
+    words = _words(argv)
     if not words or words[0].replace("-", "_") not in verbs():
         return 2
     return getattr(importlib.import_module(f"gyrostat.cli.{words[0].replace('-', '_')}"), "USAGE_EXIT", 2)
+
+
+def _words(argv: list[str] | None) -> list[str]:
+    return [w for w in (sys.argv[1:] if argv is None else argv) if not w.startswith("-")]
 
 
 def _say(console: Console, message: str, kind: str = "error") -> None:
