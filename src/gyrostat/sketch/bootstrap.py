@@ -174,7 +174,7 @@ def bootstrap_error(
         )
     s, V = found.spectrum(k)
     top, tail = max([k, *subspace]), 1.0 / (2 * found.power + 1)
-    r, inflate = _projection(s, top, float(np.linalg.norm(Y) ** 2), projection)
+    r, inflate, push = _projection(s, top, float(np.linalg.norm(Y) ** 2), t, projection)
     X = Y @ V[:, :r]  # (t, r)
     if boot_idx is None:
         draws = numpy_stream(seed, "bootstrap").integers(0, t, (replicates, t))
@@ -184,7 +184,7 @@ def bootstrap_error(
             raise ArgumentError(f"bootstrap_error: boot_idx must be rows of the sketch, 0 to {t - 1}")
     factor, plain = law(found, X)
     values, Q = leading(X, draws, top, factor)  # (B, top), (B, r, top)
-    root = np.sqrt(np.maximum(values[:, :k], 0.0)) ** tail  # (B, k)
+    root = np.sqrt(np.maximum(values[:, :k] + push[:k] * (1.0 if np.ndim(factor) else factor**2), 0.0)) ** tail  # (B, k)
     overlap = np.abs(np.diagonal(Q, axis1=1, axis2=2)[:, :k])  # (B, k)
     powered = s[:r] ** tail
     length = np.sqrt(np.einsum("l,blj->bj", powered**2, np.abs(Q[:, :, :k]) ** 2))
@@ -230,13 +230,14 @@ def _sine(cosine: np.ndarray) -> np.ndarray:
 
 
 def _projection(
-    s: np.ndarray, k: int, energy: float, wanted: int | str | None
-) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
-    """How many directions to keep, and by how much left and right sines grow for those that are not."""
+    s: np.ndarray, k: int, energy: float, t: int, wanted: int | str | None
+) -> tuple[int, tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """How many directions to keep, by how much left and right sines grow for those that are not, and how far those push
+    the eigenvalues up."""
     full = len(s)
     ones = np.ones(k)
     if wanted is None or (wanted == "auto" and full <= 48):
-        return full, (ones, ones)
+        return full, (ones, ones), np.zeros(k)
     if isinstance(wanted, str) and wanted != "auto":
         raise ArgumentError(f"bootstrap_error: projection must be an integer, 'auto' or None, got {wanted!r}")
     lam = s**2
@@ -250,7 +251,11 @@ def _projection(
     left = lam[None, :] ** 2 / gap
     missing = (lam[-1] * rest / last, lam[:k] * rest / last)
     grow = [np.sqrt((e.sum(1) + more) / np.maximum(e[:, :r].sum(1), 1e-300)) for e, more in zip((left, right), missing)]
-    return r, (grow[0], grow[1])
+    # two levels a distance g apart that are coupled by c move (sqrt(g^2 + 4 c^2) - g)/2 apart; here c^2 = lam_j lam_l / t
+    beyond, weight = np.append(lam[r:], lam[-1]), np.append(np.ones(full - r), rest / max(lam[-1], 1e-300))
+    g, c2 = np.maximum(lam[:k, None] - beyond, 0.0), lam[:k, None] * beyond / t
+    push = (2 * c2 / np.maximum(np.sqrt(g**2 + 4 * c2) + g, 1e-300)) @ weight
+    return r, (grow[0], grow[1]), push
 
 
 def _resolved(s: np.ndarray, q: np.ndarray, k: int) -> tuple[str, ...]:

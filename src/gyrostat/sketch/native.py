@@ -16,7 +16,7 @@ import numpy as np
 from .. import _native
 
 HERE = Path(__file__).parent
-ABI = 1
+ABI = 2
 KEY_ROWS = 1024
 ALONE = 4 << 20  # bytes below which a second thread costs more than it brings
 LIBRARY, REASON = _native.load(HERE, ABI)
@@ -39,7 +39,7 @@ if LIBRARY is not None:
     LIBRARY.gy_norms.argtypes = [ctypes.c_int, _at, *[_size] * 3, _at]
     LIBRARY.gy_norms.restype = None
     LIBRARY.gy_times.argtypes = [ctypes.c_int, _at, *[_size] * 3, _at, _size, ctypes.c_int, _at]
-    LIBRARY.gy_replicates.argtypes = [*[_size] * 4, *[_at] * 6]
+    LIBRARY.gy_replicates.argtypes = [*[_size] * 4, ctypes.c_int, *[_at] * 6]
 
 
 def describe() -> dict[str, Any]:
@@ -113,7 +113,9 @@ def replicates(X: np.ndarray, draws: np.ndarray, k: int, factor: np.ndarray) -> 
     (t, r), count = X.shape, len(draws)
     values, vectors = np.empty((count, k)), np.empty((count, r, k))
     given = [np.ascontiguousarray(a) for a in (X, X.T @ X, factor, draws.astype(np.int64, copy=False))]
-    failed = LIBRARY.gy_replicates(t, r, k, count, *(a.ctypes.data for a in (*given, values, vectors)))
+    # a second thread costs about as much as 20 replicates of ten directions
+    used = threads() if count * r * r >= 20_000 else 1
+    failed = LIBRARY.gy_replicates(t, r, k, count, used, *(a.ctypes.data for a in (*given, values, vectors)))
     if failed:
         raise MemoryError("gyrostat: no memory for the bootstrap replicates")
     return values, vectors

@@ -14,7 +14,7 @@ from .._rng import numpy_stream
 def spectrum(Y: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Singular values and right vectors (d, r) of a sketch, by its Gram matrix where that is accurate.
 
-    All r = min(t, d) of them, or of a large sketch the leading max(4k, 12).
+    All r = min(t, d) of them, or of a large sketch the leading :func:`kept` of them.
 
     Args:
         Y: Sketch, (t, d).
@@ -46,5 +46,5 @@ def spectrum(Y: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def kept(k: int) -> int:
-    """How many directions a bootstrap of the first k works in."""
-    return max(4 * k, 12)
+    """How many directions a bootstrap of the first k works in; what lies beyond them is accounted for by the delta method."""
+    return max(12, 2 * k, min(4 * k, k + 20))

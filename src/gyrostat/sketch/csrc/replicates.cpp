@@ -9,13 +9,19 @@
 #include <vector>
 
 #include "lanes.h"
+#include "team.h"
 
 #define GY_EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace {
 
 constexpr int SWEEPS = 40;
-constexpr int TILE = 12;  // pairs of columns whose sums stay in registers
+constexpr int TILE = 12;  // pairs of columns whose sums stay in registers, for SIDE vectors of replicates
+#if defined(__AVX512F__)
+constexpr int SIDE = 2;
+#else
+constexpr int SIDE = 1;
+#endif
 
 GY_INLINE Lanes root(Lanes v) {
 #if defined(__AVX512F__)
@@ -34,16 +40,15 @@ template <class Mask> GY_INLINE bool any(Mask mask) {
   return found;
 }
 
+// as many replicates as a vector has lanes
 class Batch {
  public:
-  Batch(int64_t t, int64_t r, int64_t k, const double* pairs, const double* middle, const double* factor)
-      : t_(t), r_(r), k_(k), pairs_(pairs), middle_(middle), factor_(factor), G_(r * r), Q_(r * r), w_(t) {}
+  // G (r, r): the upper triangles, which it turns; Q (r, r): room for the vectors
+  Batch(int64_t r, int64_t k, Lanes* G, Lanes* Q) : r_(r), k_(k), G_(G), Q_(Q) {}
 
-  // `count` replicates, at most LANES, from their draws (count, t)
-  void solve(const int64_t* draws, int64_t count, double* values, double* vectors) {
-    gram(draws, count);
+  void solve(int64_t count, double* values, double* vectors) {
     const Lanes zero{};
-    std::fill(Q_.begin(), Q_.end(), zero);
+    std::fill(Q_, Q_ + r_ * r_, zero);
     for (int64_t i = 0; i < r_; ++i) Q_[i * r_ + i] = zero + 1;
     for (int sweep = 0; sweep < SWEEPS && rotate(sweep < 2 ? r_ : k_); ++sweep) {
     }
@@ -63,32 +68,10 @@ class Batch {
   }
 
  private:
-  const int64_t t_, r_, k_;
-  const double *pairs_, *middle_, *factor_;
-  std::vector<Lanes> G_, Q_, w_;  // G: upper triangle; rows of Q are eigenvectors
+  const int64_t r_, k_;
+  Lanes *G_, *Q_;  // rows of Q are eigenvectors
 
   Lanes& at(int64_t i, int64_t j) { return G_[i * r_ + j]; }
-
-  void gram(const int64_t* draws, int64_t count) {
-    std::fill(w_.begin(), w_.end(), Lanes{});
-    for (int64_t l = 0; l < count; ++l)
-      for (int64_t i = 0; i < t_; ++i) w_[draws[l * t_ + i]][l] += 1;
-    const int64_t m = r_ * (r_ + 1) / 2;
-    int64_t p = 0, q = 0;
-    for (int64_t c = 0; c < m; c += TILE) {
-      Lanes sum[TILE] = {};
-      const int width = int(std::min<int64_t>(TILE, m - c));
-      // pairs are padded to whole tiles: (tiles, t, TILE)
-      const double* tile = pairs_ + c * t_;
-      for (int64_t i = 0; i < t_; ++i)
-        for (int u = 0; u < TILE; ++u) sum[u] += tile[i * TILE + u] * w_[i];
-      for (int u = 0; u < width; ++u) {
-        const double mean = middle_[p * r_ + q], f = factor_[p * r_ + q];
-        at(p, q) = mean + f * (sum[u] - mean);
-        if (++q == r_) q = ++p;
-      }
-    }
-  }
 
   // one sweep over the pairs (p, q), p < q and p < rows; whether any was turned
   bool rotate(int64_t rows) {
@@ -138,29 +121,71 @@ class Batch {
   }
 };
 
-void replicates(int64_t t, int64_t r, int64_t k, int64_t count, const double* X, const double* middle, const double* factor,
-                const int64_t* draws, double* values, double* vectors) {
-  const int64_t m = r * (r + 1) / 2, tiles = (m + TILE - 1) / TILE;
-  std::vector<double> pairs(size_t(tiles * TILE * t));
-  int64_t c = 0;
-  for (int64_t p = 0; p < r; ++p)
-    for (int64_t q = p; q < r; ++q, ++c) {
-      double* to = &pairs[size_t(c / TILE * TILE * t + c % TILE)];
-      for (int64_t i = 0; i < t; ++i) to[i * TILE] = X[i * r + p] * X[i * r + q];
+// sums over the rows of products of columns, tile (t, TILE), with weights w (SIDE, t)
+template <int N> void weigh(int64_t t, const double* tile, const Lanes* w, Lanes (*out)[TILE]) {
+  Lanes sum[N][TILE] = {};
+  for (int64_t i = 0; i < t; ++i)
+    for (int u = 0; u < TILE; ++u)
+      for (int b = 0; b < N; ++b) sum[b][u] += tile[i * TILE + u] * w[b * t + i];
+  std::memcpy(out, sum, sizeof sum);
+}
+
+// the upper triangles of middle + factor (X' diag(w_b) X - middle) for `batches` vectors of replicates, weights w (batches, t)
+void gram(int64_t t, int64_t r, int64_t batches, const double* X, const double* middle, const double* factor, const Lanes* w,
+          Lanes* G) {
+  std::vector<double> tile(size_t(t * TILE));
+  int64_t row[TILE], column[TILE], p = 0, q = 0;
+  while (p < r) {
+    int width = 0;
+    for (; width < TILE && p < r; ++width) {
+      row[width] = p;
+      column[width] = q;
+      if (++q == r) q = ++p;
     }
-  Batch batch(t, r, k, pairs.data(), middle, factor);
-  for (int64_t first = 0; first < count; first += LANES)
-    batch.solve(draws + first * t, std::min<int64_t>(LANES, count - first), values + first * k, vectors + first * r * k);
+    for (int u = width; u < TILE; ++u) row[u] = column[u] = r - 1;
+    for (int64_t i = 0; i < t; ++i)
+      for (int u = 0; u < TILE; ++u) tile[size_t(i * TILE + u)] = X[i * r + row[u]] * X[i * r + column[u]];
+    for (int64_t b = 0; b < batches; b += SIDE) {
+      Lanes sum[SIDE][TILE];
+      const int64_t several = std::min<int64_t>(SIDE, batches - b);
+      if (several == SIDE)
+        weigh<SIDE>(t, tile.data(), w + b * t, sum);
+      else
+        weigh<1>(t, tile.data(), w + b * t, sum);
+      for (int64_t side = 0; side < several; ++side)
+        for (int u = 0; u < width; ++u) {
+          const int64_t at = row[u] * r + column[u];
+          G[(b + side) * r * r + at] = middle[at] + factor[at] * (sum[side][u] - middle[at]);
+        }
+    }
+  }
+}
+
+void replicates(int64_t t, int64_t r, int64_t k, int64_t count, int threads, const double* X, const double* middle,
+                const double* factor, const int64_t* draws, double* values, double* vectors) {
+  const int64_t all = (count + LANES - 1) / LANES;
+  run(threads, [&](int part) {
+    const int64_t first = all * part / threads, batches = all * (part + 1) / threads - first;
+    std::vector<Lanes> w(size_t(batches * t)), G(size_t(batches * r * r)), Q(size_t(r * r));
+    const int64_t low = first * LANES, high = std::min(count, low + batches * LANES);
+    for (int64_t c = low; c < high; ++c)
+      for (int64_t i = 0; i < t; ++i) w[size_t((c - low) / LANES * t + draws[c * t + i])][(c - low) % LANES] += 1;
+    gram(t, r, batches, X, middle, factor, w.data(), G.data());
+    for (int64_t b = 0; b < batches; ++b) {
+      const int64_t c = low + b * LANES;
+      Batch(r, k, &G[size_t(b * r * r)], Q.data()).solve(std::min<int64_t>(LANES, high - c), values + c * k, vectors + c * r * k);
+    }
+  });
 }
 
 }  // namespace
 
 // X (t, r), middle = X'X and factor (r, r): the replicate is middle + factor (X' diag(w) X - middle); draws (count, t);
 // values (count, k), largest first; vectors (count, r, k)
-GY_EXPORT int gy_replicates(int64_t t, int64_t r, int64_t k, int64_t count, const double* X, const double* middle,
+GY_EXPORT int gy_replicates(int64_t t, int64_t r, int64_t k, int64_t count, int threads, const double* X, const double* middle,
                             const double* factor, const int64_t* draws, double* values, double* vectors) {
   try {
-    replicates(t, r, k, count, X, middle, factor, draws, values, vectors);
+    replicates(t, r, k, count, threads, X, middle, factor, draws, values, vectors);
   } catch (const std::exception&) {
     return 1;
   }
