@@ -214,58 +214,68 @@ def peers(n, d, k, repeats) -> None:
 
 
 def cost(widths, k, t, picture) -> None:
-    """Times of one process, best of five: reading A, the sketch, sketch and solve, the error bars.
+    """Times of one process, best of nine: reading A, the sketch, sketch and solve, the error bars.
 
     The bound is the faster of two passes that only read, numpy's dot product and the kernel's row norms; in two threads the
     latter.
     """
     pool = ThreadPoolExecutor(2)
-    print(f"k = {k}, sketch of {t} rows; times in ms; BLAS has one thread")
+    print(f"sketch of {t} rows; times in ms; BLAS has one thread")
     print(
-        f"{'n':>7} {'d':>4}  {'dot':>6} {'read':>6} {'sketch':>6} {'of bound':>8}  {'read, 2':>7} {'sketch, 2':>9} "
+        f"{'n':>7} {'d':>4} {'k':>3} {'dtype':>7}  {'dot':>6} {'read':>6} {'sketch':>6} {'of dot':>6} {'of bound':>8}"
+        f"  {'read, 2':>7} {'sketch, 2':>9} "
         f"{'of bound':>8}  {'and solve':>9} {'and U':>6} {'bars':>5}  {'of solve':>8} {'of all':>6}"
     )
+    sizes = [(n, d, k, np.float64) for d in widths for n in (25_000, 50_000, 100_000, 200_000, 400_000)]
+    sizes += [(100_000, 100, 4 * k, np.float64), (100_000, 300, 4 * k, np.float64), (100_000, 784, 4 * k, np.float64)]
+    sizes += [(200_000, 300, k, np.float32), (200_000, 784, k, np.float32)]
     lines = {}
-    for d in widths:
-        for n in (25_000, 50_000, 100_000, 200_000, 400_000):
-            if n * d > 200_000_000:
-                continue
-            A = polynomial(n, d)
-            flat, halves = A.reshape(-1), (A[: n // 2], A[n // 2 :])
-            found = sketched_svd(A, k, t, "countsketch")
-
-            def sketched(threads, A=A):
-                rows = as_rows(A)[0]
-                rows.threads = threads
-                sketch(rows, t, method="countsketch")
-
-            cases = {
-                "dot": lambda flat=flat: flat @ flat,
-                "norms": lambda A=A: row_energy(A),
-                "sketch": lambda: sketched(1),
-                "norms 2": lambda halves=halves: list(pool.map(row_energy, halves)),
-                "sketch 2": lambda: sketched(2),
-                "solve": lambda A=A: sketched_svd(A, k, t, "countsketch", left=False),
-                "whole": lambda A=A: sketched_svd(A, k, t, "countsketch"),
-                "bars": lambda found=found: bootstrap_error(found, quiet=True),
-            }
-            times = {name: [] for name in cases}
-            for _ in range(5):
-                for name, case in cases.items():
-                    start = time.perf_counter()
-                    case()
-                    times[name].append(time.perf_counter() - start)
-            m = {name: 1e3 * min(v) for name, v in times.items()}
-            one = min(m["dot"], m["norms"])
-            print(
-                f"{n:7d} {d:4d}  {m['dot']:6.2f} {one:6.2f} {m['sketch']:6.2f} {one / m['sketch']:8.0%}  {m['norms 2']:7.2f} "
-                f"{m['sketch 2']:9.2f} {m['norms 2'] / m['sketch 2']:8.0%}  {m['solve']:9.2f} {m['whole']:6.2f} "
-                f"{m['bars']:5.2f}  {m['bars'] / m['solve']:8.1%} {m['bars'] / m['whole']:6.1%}",
-                flush=True,
-            )
+    for n, d, components, dtype in sizes:
+        if n * d > 200_000_000:
+            continue
+        m = passes(polynomial(n, d, dtype), components, t, pool)
+        one = min(m["dot"], m["norms"])
+        print(
+            f"{n:7d} {d:4d} {components:3d} {np.dtype(dtype).name:>7}  {m['dot']:6.2f} {one:6.2f} {m['sketch']:6.2f} "
+            f"{m['dot'] / m['sketch']:6.0%} {one / m['sketch']:8.0%}  {m['norms 2']:7.2f} "
+            f"{m['sketch 2']:9.2f} {m['norms 2'] / m['sketch 2']:8.0%}  {m['solve']:9.2f} {m['whole']:6.2f} "
+            f"{m['bars']:5.2f}  {m['bars'] / m['solve']:8.1%} {m['bars'] / m['whole']:6.1%}",
+            flush=True,
+        )
+        if components == k and dtype == np.float64:
             lines.setdefault(d, []).append((n, m["whole"], m["bars"]))
     if picture:
         draw(lines, picture)
+
+
+def passes(A, k, t, pool) -> dict[str, float]:
+    """Milliseconds, best of nine."""
+    n = len(A)
+    flat, halves = A.reshape(-1), (A[: n // 2], A[n // 2 :])
+    found = sketched_svd(A, k, t, "countsketch")
+
+    def sketched(threads):
+        rows = as_rows(A)[0]
+        rows.threads = threads
+        sketch(rows, t, method="countsketch")
+
+    cases = {
+        "dot": lambda: flat @ flat,
+        "norms": lambda: row_energy(A),
+        "sketch": lambda: sketched(1),
+        "norms 2": lambda: list(pool.map(row_energy, halves)),
+        "sketch 2": lambda: sketched(2),
+        "solve": lambda: sketched_svd(A, k, t, "countsketch", left=False),
+        "whole": lambda: sketched_svd(A, k, t, "countsketch"),
+        "bars": lambda: bootstrap_error(found, quiet=True),
+    }
+    times = {name: [] for name in cases}
+    for _ in range(9):
+        for name, case in cases.items():
+            start = time.perf_counter()
+            case()
+            times[name].append(time.perf_counter() - start)
+    return {name: 1e3 * min(v) for name, v in times.items()}
 
 
 def draw(lines, picture) -> None:
@@ -290,7 +300,7 @@ def draw(lines, picture) -> None:
         xlim=(0, None),
         ylim=(0, None),
     )
-    left.legend(fontsize=7)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=7)
     right.axhline(10, color="0.6", linewidth=1)
     right.set(xlabel="thousand rows", ylabel="%", title="error bars, share of the time", xlim=(0, None), ylim=(0, None))
     figure.savefig(picture, dpi=100)

@@ -182,6 +182,17 @@ def test_a_power_sketch_that_loses_values_says_so():
         sketched_svd(A, 4, 300, power=2)
 
 
+def test_directions_left_out_are_accounted_for():
+    A = np.random.default_rng(4).standard_normal((4000, 120)) * np.arange(1, 121) ** -0.5
+    found = sketched_svd(A, 10, 300, "countsketch")
+    all_of_them, some = (bootstrap_error(found, 10, projection=p, subspace=(3,), quiet=True) for p in (None, "auto"))
+    # 30 directions of 120 without the correction: the smallest bound of the values is 0.6 of what it should be
+    np.testing.assert_allclose(some.per_component["values"], all_of_them.per_component["values"], rtol=0.08)
+    np.testing.assert_allclose(some.per_component["left"], all_of_them.per_component["left"], rtol=0.05)
+    np.testing.assert_allclose(some.per_component["right"], all_of_them.per_component["right"], rtol=0.08)
+    np.testing.assert_allclose(some.subspace[3], all_of_them.subspace[3], rtol=0.08)
+
+
 def test_small_sketch_and_few_replicates_warn():
     A = polynomial()[0]
     with pytest.warns(SketchWarning, match="small"):

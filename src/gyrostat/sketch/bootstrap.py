@@ -184,7 +184,9 @@ def bootstrap_error(
             raise ArgumentError(f"bootstrap_error: boot_idx must be rows of the sketch, 0 to {t - 1}")
     factor, plain = law(found, X)
     values, Q = leading(X, draws, top, factor)  # (B, top), (B, r, top)
-    root = np.sqrt(np.maximum(values[:, :k] + push[:k] * (1.0 if np.ndim(factor) else factor**2), 0.0)) ** tail  # (B, k)
+    root = (
+        np.sqrt(np.maximum(values[:, :k] + push[:k] * (1.0 if np.ndim(factor) else factor**2), 0.0)) ** tail
+    )  # (B, k)
     overlap = np.abs(np.diagonal(Q, axis1=1, axis2=2)[:, :k])  # (B, k)
     powered = s[:r] ** tail
     length = np.sqrt(np.einsum("l,blj->bj", powered**2, np.abs(Q[:, :, :k]) ** 2))
@@ -208,7 +210,7 @@ def bootstrap_error(
     simultaneous = {m: float(found_levels[i, k]) for i, m in enumerate(METRICS)}
     resolved = _resolved(powered, per_component["values"], k)
     spans = sorted({*subspace, *_cluster_ends(resolved, k)})
-    angles = {m: float(level(_sine(np.linalg.svd(Q[:, :m, :m], compute_uv=False)[:, -1]))) for m in spans}
+    angles = {m: float(level(_tilt(Q[:, m:, :m]))) for m in spans}
     messages = plain + _messages(found, k, t, alpha, len(draws), resolved, angles)
     if not quiet:
         for message in messages:
@@ -229,11 +231,16 @@ def _sine(cosine: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(1.0 - cosine**2, 0.0))
 
 
+def _tilt(outside: np.ndarray) -> np.ndarray:
+    """Sine of the largest angle between m orthonormal vectors and the first m unit vectors, from their other entries."""
+    square = np.swapaxes(outside.conj(), 1, 2) @ outside
+    return np.sqrt(np.clip(np.linalg.eigvalsh(square)[:, -1], 0.0, 1.0))
+
+
 def _projection(
     s: np.ndarray, k: int, energy: float, t: int, wanted: int | str | None
 ) -> tuple[int, tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """How many directions to keep, by how much left and right sines grow for those that are not, and how far those push
-    the eigenvalues up."""
+    """How many directions to keep; by how much left and right sines grow, and eigenvalues move up, for the others."""
     full = len(s)
     ones = np.ones(k)
     if wanted is None or (wanted == "auto" and full <= 48):

@@ -85,7 +85,7 @@ class Batch {
     for (int64_t p = 0; p < std::min(rows, r_ - 1); ++p)
       for (int64_t q = p + 1; q < r_; ++q) {
         const Lanes app = at(p, p), aqq = at(q, q), apq = at(p, q);
-        if (!any(apq * apq > 1e-32 * magnitude(app * aqq) + least)) continue;
+        if (!any(apq * apq > 1e-28 * magnitude(app * aqq) + least)) continue;
         turned = true;
         const Lanes gap = aqq - app, twice = 2 * apq;
         const Lanes t = (gap < 0 ? -twice : twice) / (magnitude(gap) + root(gap * gap + twice * twice) + 1e-300);
