@@ -1,6 +1,6 @@
 """What Noisy Feature Mixup and PGD cost, as ratios of interleaved medians in one process.
 
-    python benchmarks/mixup.py [--repeats 7] [--batch 64]
+    python benchmarks/mixup.py [--repeats 7] [--batch 64] [--channels 16]
 
 A training step of a ResNet-20 on images of 32 pixels with: nothing, input mixup by hand (a flip and soft targets, as image
 libraries do it), and ours. PGD beside the forward and backward passes that it cannot do without.
@@ -40,12 +40,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--channels", type=int, default=16, help="of the first stage; 64 in ResNet-18")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     x, y = torch.rand(options.batch, 3, 32, 32), torch.randint(10, (options.batch,))
-    model = ResNet(20)
+    model = ResNet(20, channels=options.channels)
     last = [str(name) for name, _ in model.named_modules() if name.count(".") == 1 and "units" in name]
     stages = [last[len(last) // 3 - 1], last[2 * len(last) // 3 - 1]]
     optimizer = torch.optim.SGD(model.parameters(), 0.0)
@@ -81,7 +82,7 @@ def main():
         "ours, manifold mixup": ours(["input", *stages], **quiet),
         "ours, NFM": ours(["input", *stages]),
     }
-    print(f"ResNet-20, batch {options.batch}, layers input, {', '.join(stages)}")
+    print(f"ResNet-20, {options.channels} channels, batch {options.batch}, layers input, {', '.join(stages)}")
     table(interleaved({name: step(act) for name, act in acts.items()}, options.repeats), "plain")
 
     steps = 5
