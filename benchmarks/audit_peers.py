@@ -21,7 +21,7 @@ from sklearn.metrics import silhouette_score
 from torch import nn
 
 from audit import judge
-from gyrostat import calibrate, titrate
+from gyrostat import calibrate
 from gyrostat.testing.zoo import CLASSES, images, poison_training_set
 
 
@@ -68,6 +68,11 @@ def activation_clustering(member):
     return found
 
 
+def scores(verdict):
+    """Scores ``(K,)``: how far each class deviates."""
+    return np.array([score for _, score in sorted(verdict.ranked)])
+
+
 def compare(options):
     dataset, net = options.family.split("/")
     references, clean, bad = family(dataset, net, options.stage, options.zoo, options.attacks)
@@ -76,10 +81,9 @@ def compare(options):
         "neural cleanse": lambda m: neural_cleanse(m, options.steps),
         "activation clustering": activation_clustering,
     }
-    for method in ("white", "structured"):
+    for method in ("white", "structured", "combined", "inside"):
         reference = calibrate([m.model for m in references], method=method, input_shape=(1, side, side))
-        asked = {**reference.asked(), "input_shape": (1, side, side)}
-        methods[f"gyrostat, {method}"] = lambda m, r=reference, a=asked: r.score(titrate(m.model, **a)).z.max(0)
+        methods[f"gyrostat, {method}"] = lambda m, r=reference: scores(r.score(r.ask(m.model)))
     print(f"\n{options.family}: {len(clean)} clean\n\n| detector | CPU seconds a model | {' | '.join(bad)} |")
     print("|" + "---|" * (2 + len(bad)))
     for name, method in methods.items():
