@@ -340,7 +340,7 @@ def goals(key: str, result: dict) -> None:
         return
     print("\n| ratio | training: goal, measured | inference: goal, measured |\n|---|---|---|")
     for (peer, ours), values in GOALS.items():
-        if peer not in result:
+        if peer not in result or ours not in result:
             continue
         cells = []
         for what, goal in zip(("train", "infer"), values[SIZES.index(size)]):
@@ -350,11 +350,17 @@ def goals(key: str, result: dict) -> None:
             remark += "" if all(v["clean"] for v in pair) else " (busy)"
             cells.append(f"{goal or '-'}, {ratio:.2f}{remark}")
         print(f"| {peer} / {ours} | " + " | ".join(cells) + " |")
-    noise = result["noisy"]["infer"]["seconds"] / result["lipschitz"]["infer"]["seconds"]
-    low = result["lipschitz memory=low"]["train"]["seconds"] / result["lipschitz"]["train"]["seconds"]
-    low_lem = result["lem memory=low"]["train"]["seconds"] / result["lem"]["train"]["seconds"]
-    print(f"| noisy / noise-free (at most 1.35) | | {noise:.2f} |")
-    print(f"| memory=low / full (at most 1.3) | lipschitz {low:.2f}, lem {low_lem:.2f} | |")
+    for word, what, pairs in (
+        ("noisy / noise-free (at most 1.35)", "infer", [("noisy", "lipschitz")]),
+        ("memory=low / full (at most 1.3)", "train", [(f"{n} memory=low", n) for n in ("lipschitz", "lem")]),
+    ):
+        told = [
+            f"{b} {result[a][what]['seconds'] / result[b][what]['seconds']:.2f}"
+            for a, b in pairs
+            if a in result and b in result
+        ]
+        if told:
+            print(f"| {word} | " + (f"{', '.join(told)} | |" if what == "train" else f"| {', '.join(told)} |"))
 
 
 def main() -> None:
