@@ -53,7 +53,10 @@ def threads() -> int:
     if hasattr(torch, "get_num_threads"):
         return min(2, torch.get_num_threads())
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return min(2, max(1, int(wanted) if wanted.isdigit() else len(os.sched_getaffinity(0))))
+    if wanted.isdigit():
+        return min(2, max(1, int(wanted)))
+    # macOS has no affinity to ask for
+    return min(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def readable(data: Any) -> bool:
