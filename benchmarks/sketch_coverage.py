@@ -1,4 +1,5 @@
-"""How often the 95 % bounds of a sketched SVD hold, over many matrices and sketches; and whether extrapolated sizes do.
+"""How often the 95 % bounds of a sketched SVD hold, over many matrices and sketches; whether extrapolated sizes do; and
+bounds in few directions beside those in all.
 
     python benchmarks/sketch_coverage.py                      every case and method, 600 matrices each
     python benchmarks/sketch_coverage.py --cases polynomial --methods gaussian --trials 2000
@@ -42,6 +43,7 @@ CASES = {
     "exponential": (with_spectrum, 0.6 ** (RANKS - 1.0), 4, 400, METHODS),
     "small sketch": (with_spectrum, 1.0 / RANKS, 3, 150, SOME),
     "slow decay": (with_spectrum, RANKS**-0.25, 3, 400, SOME),
+    "100 columns": (with_spectrum, np.arange(1, 101) ** -0.5, 5, 400, SOME),
     "ties": (with_spectrum, np.concatenate([[1, 0.98, 0.5, 0.49], 0.1 / RANKS[:16]]), 4, 400, SOME),
     "coherent rows": (coherent, None, 3, 400, SOME),
 }
@@ -94,9 +96,23 @@ def tolerance(trials, tol, method, rows):
     return reached / trials, held / trials, exact / trials, int(np.median(sizes))
 
 
+def directions(sketches=6):
+    """Bounds beside those of a bootstrap in all directions with the same draws: mean and standard deviation of the ratio."""
+    for power in (1.0, 0.5):
+        A = np.random.default_rng(0).standard_normal((20_000, 300)) * np.arange(1.0, 301) ** -power
+        for k in (5, 20):
+            ratios = {m: [] for m in METRICS}
+            for seed in range(sketches):
+                r = sketched_svd(A, k, 500, "countsketch", left=False, seed=seed)
+                some, whole = (bootstrap_error(r, projection=p, seed=seed, quiet=True) for p in ("auto", None))
+                for m in METRICS:
+                    ratios[m].append(some.per_component[m] / whole.per_component[m])
+            yield f"j^-{power:g}, first {k}", [(float(np.mean(v)), float(np.std(v))) for v in ratios.values()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="*", default=[*CASES, "extrapolation", "tolerance"])
+    parser.add_argument("--cases", nargs="*", default=[*CASES, "extrapolation", "tolerance", "directions"])
     parser.add_argument("--methods", nargs="*")
     parser.add_argument("--trials", type=int, default=600)
     parser.add_argument("--rows", type=int, default=3000)
@@ -113,6 +129,11 @@ def main() -> None:
                     f"bounds at 150 carried to {t:<5} values {values:.3f}  left {left:.3f}  right {right:.3f}",
                     flush=True,
                 )
+        elif case == "directions":
+            for name, row in directions():
+                found[f"{case} {name}"] = row
+                words = "  ".join(f"{m} {mean:.3f} +- {spread:.3f}" for m, (mean, spread) in zip(METRICS, row))
+                print(f"in few directions, {name:18s} {words}", flush=True)
         elif case == "tolerance":
             for tol, method in [(0.2, "countsketch"), (0.15, "countsketch"), (0.2, "uniform")]:
                 row = tolerance(options.trials, tol, method, options.rows)

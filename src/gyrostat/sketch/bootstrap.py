@@ -22,9 +22,9 @@ from .._checks import Boolean, Integer, OneOf, Real, check
 from .._errors import ArgumentError
 from .._results import Result
 from .._rng import numpy_stream
-from .replicates import COHERENT, law, leading
+from .beyond import EXACT, beyond, directions
+from .replicates import COHERENT, excess, law, leading
 from .sketches import Sketch
-from .spectrum import kept
 from .warning import warn
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def bootstrap_error(
         metrics: Of "values" (absolute), "left", "right" (sine of the angle).
         subspace: Sizes m for which the first m right vectors are bounded as a space.
         projection: Right vectors of the sketch to work in; None is all (exact), "auto" keeps those that matter and
-            accounts for the rest by the delta method.
+            adds what the others do on average.
         boot_idx: Replay: (replicates, t) row indices.
         quantile: "unbiased" takes the (B + 1)(1 - alpha)th of B replicates, so that a fresh error is below it with
             probability 1 - alpha; "linear" is the released code's rule, which with B = 100 covers 0.941 and not 0.95.
@@ -174,7 +174,7 @@ def bootstrap_error(
         )
     s, V = found.spectrum(k)
     top, tail = max([k, *subspace]), 1.0 / (2 * found.power + 1)
-    r, inflate, push = _projection(s, top, float(np.linalg.norm(Y) ** 2), t, projection)
+    r = _kept(len(s), top, projection)
     X = Y @ V[:, :r]  # (t, r)
     if boot_idx is None:
         draws = numpy_stream(seed, "bootstrap").integers(0, t, (replicates, t))
@@ -184,21 +184,19 @@ def bootstrap_error(
             raise ArgumentError(f"bootstrap_error: boot_idx must be rows of the sketch, 0 to {t - 1}")
     factor, plain = law(found, X)
     values, Q = leading(X, draws, top, factor)  # (B, top), (B, r, top)
-    root = (
-        np.sqrt(np.maximum(values[:, :k] + push[:k] * (1.0 if np.ndim(factor) else factor**2), 0.0)) ** tail
-    )  # (B, k)
-    overlap = np.abs(np.diagonal(Q, axis1=1, axis2=2)[:, :k])  # (B, k)
-    powered = s[:r] ** tail
-    length = np.sqrt(np.einsum("l,blj->bj", powered**2, np.abs(Q[:, :, :k]) ** 2))
-    cosine = powered[:k] * overlap / np.where(length > 0, length, 1.0)
+    powered = s**tail
+    rest = float(np.linalg.norm(Y) ** 2 - s @ s) if len(s) < min(Y.shape) else 0.0
+    out = beyond(s, top, r, t, rest, powered**2, excess(X, factor, top))
+    root = np.maximum(values[:, :k] + out.push[:k] * (1.0 if np.ndim(factor) else factor**2), 0.0) ** (tail / 2)
+    overlap = np.abs(np.diagonal(Q, axis1=1, axis2=2)[:, :k]) ** 2  # (B, k)
+    length = np.einsum("l,blj->bj", powered[:r] ** 2, np.abs(Q[:, :, :k]) ** 2) + out.weighted[:k]
     errors = {
         "values": np.abs(powered[:k] - root),
-        "left": _sine(cosine) * inflate[0][:k],
-        "right": _sine(overlap) * inflate[1][:k],
+        "left": _sine(powered[:k] ** 2 * overlap / np.where(length > 0, length, 1.0)),
+        "right": _sine(overlap / (1 + out.mass[:k])),
     }
     if transposed:
         errors["left"], errors["right"] = errors["right"], errors["left"]
-    errors = {m: np.minimum(e, 1.0) if m != "values" else e for m, e in errors.items()}
 
     def level(e: np.ndarray) -> Any:
         rule: Any = QUANTILES[quantile]
@@ -208,9 +206,9 @@ def bootstrap_error(
     found_levels = level(np.concatenate(columns, axis=1)).reshape(len(METRICS), k + 1)
     per_component = {m: found_levels[i, :k] for i, m in enumerate(METRICS)}
     simultaneous = {m: float(found_levels[i, k]) for i, m in enumerate(METRICS)}
-    resolved = _resolved(powered, per_component["values"], k)
+    resolved = _resolved(powered[:r], per_component["values"], k)
     spans = sorted({*subspace, *_cluster_ends(resolved, k)})
-    angles = {m: float(level(_tilt(Q[:, m:, :m]))) for m in spans}
+    angles = {m: float(level(_tilt(Q[:, m:, :m], out.mass[:m]))) for m in spans}
     messages = plain + _messages(found, k, t, alpha, len(draws), resolved, angles)
     if not quiet:
         for message in messages:
@@ -227,42 +225,28 @@ def bootstrap_error(
     )
 
 
-def _sine(cosine: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.maximum(1.0 - cosine**2, 0.0))
+def _sine(square: np.ndarray) -> np.ndarray:
+    """Of an angle whose cosine is given by its square."""
+    return np.sqrt(np.maximum(1.0 - square, 0.0))
 
 
-def _tilt(outside: np.ndarray) -> np.ndarray:
-    """Sine of the largest angle between m orthonormal vectors and the first m unit vectors, from their other entries."""
-    square = np.swapaxes(outside.conj(), 1, 2) @ outside
+def _tilt(outside: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    """Sine of the largest angle between m orthonormal vectors and the first m unit vectors, from their other entries.
+
+    ``mass`` is what each has beyond those entries.
+    """
+    square = np.swapaxes(outside.conj(), 1, 2) @ outside + np.diag(mass)
+    square = square / np.sqrt(np.outer(1 + mass, 1 + mass))
     return np.sqrt(np.clip(np.linalg.eigvalsh(square)[:, -1], 0.0, 1.0))
 
 
-def _projection(
-    s: np.ndarray, k: int, energy: float, t: int, wanted: int | str | None
-) -> tuple[int, tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """How many directions to keep; by how much left and right sines grow, and eigenvalues move up, for the others."""
-    full = len(s)
-    ones = np.ones(k)
-    if wanted is None or (wanted == "auto" and full <= 48):
-        return full, (ones, ones), np.zeros(k)
+def _kept(full: int, top: int, wanted: int | str | None) -> int:
+    """How many directions to work in."""
     if isinstance(wanted, str) and wanted != "auto":
         raise ArgumentError(f"bootstrap_error: projection must be an integer, 'auto' or None, got {wanted!r}")
-    lam = s**2
-    r = min(full, kept(k)) if wanted == "auto" else min(full, max(k + 1, int(wanted)))
-    gap = (lam[:k, None] - lam[None, :]) ** 2
-    gap[np.arange(k), np.arange(k)] = np.inf
-    gap = np.maximum(gap, 1e-300)
-    # what a truncated spectrum leaves out is counted as if it all stood at the last value
-    rest, last = max(0.0, energy - float(lam.sum())), max((lam[k - 1] - lam[-1]) ** 2, 1e-300)
-    right = lam[:k, None] * lam[None, :] / gap
-    left = lam[None, :] ** 2 / gap
-    missing = (lam[-1] * rest / last, lam[:k] * rest / last)
-    grow = [np.sqrt((e.sum(1) + more) / np.maximum(e[:, :r].sum(1), 1e-300)) for e, more in zip((left, right), missing)]
-    # two levels a distance g apart that are coupled by c move (sqrt(g^2 + 4 c^2) - g)/2 apart; here c^2 = lam_j lam_l / t
-    beyond, weight = np.append(lam[r:], lam[-1]), np.append(np.ones(full - r), rest / max(lam[-1], 1e-300))
-    g, c2 = np.maximum(lam[:k, None] - beyond, 0.0), lam[:k, None] * beyond / t
-    push = (2 * c2 / np.maximum(np.sqrt(g**2 + 4 * c2) + g, 1e-300)) @ weight
-    return r, (grow[0], grow[1]), push
+    if wanted is None or (wanted == "auto" and full <= EXACT):
+        return full
+    return min(full, directions(top) if wanted == "auto" else max(top + 1, int(wanted)))
 
 
 def _resolved(s: np.ndarray, q: np.ndarray, k: int) -> tuple[str, ...]:

@@ -66,6 +66,17 @@ def law(found: Sketch, X: np.ndarray) -> tuple[np.ndarray | float, tuple[str, ..
     return np.sqrt(gaussian / np.where(resampled > 0, resampled, np.inf)), ()
 
 
+def excess(X: np.ndarray, factor: np.ndarray | float, k: int) -> np.ndarray:
+    """Mean square of what a replicate couples each of the first k directions by to the others, over that of gaussian rows."""
+    if np.ndim(factor):
+        return np.ones(k)  # which the law of scattered rows is set to
+    power = np.abs(X) ** 2
+    lam = power.sum(0)
+    coupled = factor**2 * (power[:, :k].T @ power.sum(1) - (power[:, :k] ** 2).sum(0))
+    gaussian = lam[:k] * (lam.sum() - lam[:k]) / len(X)
+    return np.divide(coupled, gaussian, out=np.ones(k), where=gaussian > 0)
+
+
 def _eigen(X: np.ndarray, W: np.ndarray, factor: np.ndarray | float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Eigenpairs, largest first, of Xᴴ diag(w) X for each row w of W, its deviation from XᴴX times ``factor``."""
     t, r = X.shape

@@ -46,5 +46,5 @@ def spectrum(Y: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def kept(k: int) -> int:
-    """How many directions a bootstrap of the first k works in; what lies beyond them is accounted for by the delta method."""
+    """How many directions of a large sketch are computed where k are wanted: those of the bootstrap and the nearest beyond."""
     return max(12, 2 * k, min(4 * k, k + 20))

@@ -1,0 +1,58 @@
+"""λ*_j + Σ_l (√(g² + 4c²) - g)/2  and  m_jl = (1 - g/√(g² + 4c²))/2,  g = λ_j - λ_l,  c² = λ_j λ_l/t:  directions left out.
+
+A bootstrap of the first k works in the r leading directions of the sketch. A replicate couples every direction l ≥ r to
+component j, by c² in the mean square: two levels a distance g apart that are coupled by c move (√(g² + 4c²) - g)/2 apart and
+exchange m of their vectors. Many small terms of random sign add up to hardly more or less than their mean, which is what is
+added here: λ*_j moves up, v*_j has Σ_l m_jl of its square outside, and |Ã v*_j|² has Σ_l λ_l m_jl from there.
+
+Source: second-order perturbation theory of the bootstrap of arXiv:2003.04937; the released code has no such form.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+EXACT = 24  # a sketch of no more directions is taken whole
+
+
+class Beyond(NamedTuple):
+    """What directions left out add to the components, (k,) each."""
+
+    push: np.ndarray
+    mass: np.ndarray
+    weighted: np.ndarray
+
+
+def directions(k: int) -> int:
+    """How many directions a bootstrap of the first k works in."""
+    return k + min(20, max(8, 2 * k // 5))
+
+
+def beyond(s: np.ndarray, k: int, r: int, t: int, rest: float, weights: np.ndarray, excess: np.ndarray) -> Beyond:
+    """Sums over the directions l ≥ r.
+
+    Args:
+        s: Singular values of the sketch, (full,).
+        k: Components.
+        r: Directions that the bootstrap works in.
+        t: Rows of the sketch.
+        rest: Energy of the sketch that a truncated ``s`` leaves out; counted as if it all stood at the last value.
+        weights: What ``weighted`` counts a direction with, (full,).
+        excess: Mean square of the coupling of each component, in multiples of that of gaussian rows, (k,).
+    """
+    lam, last = s**2, weights[-1]
+    tail, weights, count = lam[r:], weights[r:], np.ones(len(s) - r)
+    if rest > 0 and lam[-1] > 0:
+        tail, weights = np.append(tail, lam[-1]), np.append(weights, last)
+        count = np.append(count, rest / lam[-1])
+    gap, square = lam[:k, None] - tail, 4 / t * lam[:k, None] * tail
+
+    def apart(square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        root = np.sqrt(gap**2 + square)
+        moved = square / np.maximum(2 * (root + gap), 1e-300)
+        return moved, moved / np.maximum(root, 1e-300)
+
+    mass = apart(square * excess[:, None])[1]
+    return Beyond(apart(square)[0] @ count, mass @ count, mass @ (count * weights))
