@@ -71,12 +71,6 @@ def build_architecture(name: str | None) -> Callable[[], Any] | None:
     return found
 
 
-def overwrite_rule(out: Path | None, force: bool) -> None:
-    """Refuse to overwrite a file without ``--force``."""
-    if out is not None and out.exists() and (out.is_dir() or not force):
-        raise ArgumentError(f"--out {out}: exists; add --force to replace it, or name another file")
-
-
 @contextlib.contextmanager
 def progress_bar(quiet: bool, words: str) -> Iterator[Callable[[int, int], None] | None]:
     """A progress line on stderr for inputs done."""

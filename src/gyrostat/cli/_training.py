@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 
-def open_run(out: Path, force: bool, device: str | None, mixed_precision: str, tensorboard: bool) -> tuple[Path, bool]:
+def open_run(
+    out: Path, force: bool, device: str | None, mixed_precision: str, tensorboard: bool, *inputs: str | Path | None
+) -> tuple[Path, bool]:
     """The run folder, cleared by the first process before any other looks into it; and whether this is the first."""
     from accelerate.utils import broadcast_object_list
 
@@ -25,7 +27,7 @@ def open_run(out: Path, force: bool, device: str | None, mixed_precision: str, t
     refusal: list[str | None] = [None]
     if accelerator.is_main_process:
         try:
-            out_folder(out, force, "result.json")
+            out_folder(out, force, "result.json", *inputs)
         except ArgumentError as error:
             refusal = [str(error)]
     if accelerator.num_processes > 1:

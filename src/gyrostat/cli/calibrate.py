@@ -67,9 +67,10 @@ def calibrate(
     from .._errors import ArgumentError, GyrostatError
     from ..audit.calibration import calibrate as learn
     from ..audit.load import load_model
-    from ._audit import build_architecture, overwrite_rule, parse_range, parse_shape, progress_bar
+    from ._audit import build_architecture, parse_range, parse_shape, progress_bar
+    from ._shared import out_file
 
-    overwrite_rule(out, force)
+    out_file(out, force, *models)
     if len(models) < 3:
         raise ArgumentError(f"calibrate: at least 3 clean models are needed, got {len(models)}")
     shape, build = parse_shape(input_shape), build_architecture(architecture)

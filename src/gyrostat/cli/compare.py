@@ -71,7 +71,7 @@ def compare(
     names = [m.strip() for m in models.split(",") if m.strip()]
     sizes = {"hidden_size": hidden_size, "num_layers": num_layers, "same": same}
     make_jobs(data, opened, names, seeds, out, train=settings, **sizes)
-    folder = out_folder(out, force, "report.json")
+    folder = out_folder(out, force, "report.json", data)
     jobs = make_jobs(data, opened, names, seeds, folder, train=settings, **sizes)
     config = {"command": "compare", "data": data, "models": names, "seeds": seeds, **settings, **sizes}
     write_atomically(folder / "config.json", json_module.dumps(config, indent=1).encode())

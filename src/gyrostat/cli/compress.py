@@ -64,7 +64,7 @@ def compress(
     scheme, steps = solver_and_steps(solver)
     target = None if basis is None else parse_basis(basis)
     x, y = examples(data or facts.get("source", ""), facts, limit, seed)
-    folder = out_folder(out, force, "report.json")
+    folder = out_folder(out, force, "report.json", run, data)
     trained = blocks(model)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", GridAlignmentWarning)

@@ -34,13 +34,12 @@ def export(
     from ..train.export import export_model
     from ..train.levels import load_levels
     from ._depth import example_input, solver_and_steps
-    from ._shared import print_json
+    from ._shared import out_file, print_json
 
     Integer(low=1, optional=True).check("image_size", image_size, "export")
     if out.suffix not in (".onnx", ".pt2"):
         raise ArgumentError(f"--out {out}: the name must end in .onnx (ONNX) or .pt2 (torch.export)")
-    if out.exists() and not force:
-        raise ArgumentError(f"--out {out}: exists; add --force to replace it, or name another file")
+    out_file(out, force)
     model, facts = load_levels(run)
     scheme, steps = solver_and_steps(solver)
     if scheme or steps:

@@ -70,7 +70,7 @@ def influence(
         "tests": Integer(low=1), "show": Integer(low=1, high=20),
     }  # fmt: skip
     check(rules, locals(), "influence")
-    page_path = page_file(out, force)
+    page_path = page_file(out, force, source)
     model, _ = load_source(source)
     channels = next(p for p in model.parameters() if p.ndim == 4).shape[1]
     images = fitted(open_images(target, seed=seed), size, channels)

@@ -42,9 +42,9 @@ def predict(run: Path, data: str, /, *, out: Path = Path("predictions.csv"), for
     from ..data.files import rescaled
     from ..report.page import write_atomically
     from ..train.loop import load_model
+    from ._shared import out_file
 
-    if out.exists() and not force:
-        raise ArgumentError(f"--out {out}: exists; add --force to replace it, or name another file")
+    out_file(out, force, data, run / "model.safetensors", run / "config.json")
     model, facts = load_model(run)
     if split_file_spec(data)[0] is not None:
         opened = open_data(data, answers=False)

@@ -88,14 +88,15 @@ def scan(
         build_architecture,
         by_ending,
         child_limits,
-        overwrite_rule,
         parse_range,
         parse_shape,
         progress_bar,
         render,
     )
+    from ._shared import out_file
 
-    overwrite_rule(out, force)
+    if out is not None:
+        out_file(out, force, model, reference)
     options = {"n": n, "seed": seed, "step": step, "paper": paper or None, "clip": parse_range(clip)}
     with progress_bar(quiet, "asking the model") as on_batch:
         report = audit(

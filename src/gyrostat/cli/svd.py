@@ -70,13 +70,18 @@ def svd(
     """
     import warnings
 
+    from .._errors import ArgumentError
     from ..report.page import write_atomically
     from ..sketch.svd import svd as decompose
     from ..sketch.warning import SketchWarning
     from ._matrix import open_matrix
+    from ._shared import out_file
 
     for name, path in (("--out", out), ("--report", report)):
-        _check_target(name, path, force)
+        if path is not None:
+            out_file(path, force, file, option=name)
+    if out is not None and report is not None and out.resolve() == report.resolve():
+        raise ArgumentError(f"--report {report}: is what --out names; give it a name of its own")
     rows = open_matrix(file, dataset)
     place = _place(file, out or report, dataset, rank, tol, target, method, max_size, seed)
     with warnings.catch_warnings(record=True) as caught, _watched(place, quiet, rows.n) as watch:
@@ -122,19 +127,6 @@ def _writable(folder: Path) -> bool:
     while not folder.exists():
         folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK)
-
-
-def _check_target(name: str, path: Path | None, force: bool) -> None:
-    import os
-
-    from .._errors import ArgumentError
-
-    if path is None:
-        return
-    if path.exists() and not force:
-        raise ArgumentError(f"{name}: {path} exists; add --force to overwrite it")
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ArgumentError(f"{name}: {path} cannot be written; give a file in a folder that exists and is writable")
 
 
 @contextmanager

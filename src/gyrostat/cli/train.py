@@ -107,7 +107,7 @@ def train(
     count = parameter_count(model_config)
     how = strategy_of(strategy, adversarial, opened)
     rehearse(opened, model_config, how, seed)
-    folder, first = open_run(out, force, device, mixed_precision, tensorboard)
+    folder, first = open_run(out, force, device, mixed_precision, tensorboard, data)
     with watch(f"{model} on {opened.name}, {count} parameters", epochs, quiet or not first) as seen:
         run = run_training(
             opened, model_config, config, folder, strategy=how, on_epoch=seen.epoch, on_step=seen.step, record=spectra,

@@ -113,7 +113,7 @@ def train_depth(
     net.build()
     how = strategy_of(strategy, adversarial, opened)
     rehearse(as_examples(opened), net, how, seed)
-    folder, first = open_run(out, force, device, mixed_precision, tensorboard)
+    folder, first = open_run(out, force, device, mixed_precision, tensorboard, data)
     with watch(opened.name, epochs, quiet or not first) as seen:
         result = train_levels(
             opened, net, levels, folder, strategy=how, on_epoch=seen.epoch, on_step=seen.step, device=device,

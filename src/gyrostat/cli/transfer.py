@@ -115,7 +115,7 @@ def transfer(
     x, y = tensors(opened, "train", 2)
     fine_tune(probe, (x, y), num_classes=opened.n_classes, **{**tuning, "epochs": min(tune_epochs, 0)})
     open_accelerator(device, "no")
-    folder = out_folder(out, force, "report.json")
+    folder = out_folder(out, force, "report.json", source, target)
     tell = None if quiet else lambda words: stderr.print(words, markup=False)
     found = run_study(given, opened, study, folder, tell=tell, device=device)
     closer = look_closer(found, opened, study)
