@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse.linalg as spl
 
+from .._errors import DataError
 from .._memory import plan_memory
 from .._rng import numpy_stream
 from .bootstrap import bootstrap_error
@@ -22,9 +23,11 @@ from .passes import Sum, Times, Watch, as_watch, digest
 from .result import SketchedSVDResult, turned
 from .rows import Rows, as_rows
 from .sketches import REMEDY
+from .warning import warn
 
 SMALL = 1 << 18
 LANCZOS_COLUMNS = 1500
+FAINT = 1e-140
 
 Centre = Callable[[np.ndarray], np.ndarray]
 
@@ -78,6 +81,7 @@ def exact_from(
         elif flip or (left and centre_gram is None):
             # vectors of centred rows sum to zero, so turned rows need no centring here
             U = left_vectors(rows, V, watch)
+    check_scale(rows, float(s[0]))
     bounds = bootstrap_error(turned(U, s, V, flip), alpha=alpha)
     return turned(U, s, V, flip, None, bounds, history, f"{note}, {how}")
 
@@ -104,6 +108,28 @@ def rayleigh_ritz(rows: Rows, V: np.ndarray, rank: int, watch: Watch) -> tuple[n
     watch.run(rows, second, f"ritz-{digest(V)}")
     W, s, Vh = np.linalg.svd(second.total, full_matrices=False)
     return Q @ W[:, :rank], s[:rank], Vh[:rank].conj().T
+
+
+def check_scale(rows: Rows, largest: float, method: str = "") -> None:
+    """Refuse a matrix whose squares vanish in float64: its singular values would come out as zero.
+
+    Args:
+        rows: The matrix; it is read once more where ``largest`` leaves a doubt.
+        largest: Its largest singular value, as found.
+        method: Sketch it was found by.
+
+    Raises:
+        DataError: Its numbers are not zero, but so small that their squares are.
+    """
+    if largest >= FAINT:
+        return
+    most = largest
+    if not rows.one_shot:
+        most = max(float(np.abs(b.data.data if rows.sparse else b.data).max(initial=0.0)) for b in rows.blocks())
+    if 0 < most < FAINT:
+        raise DataError("A: squares of its numbers vanish in float64; divide A by its largest entry first")
+    if largest == 0 < most and method == "uniform":
+        warn("all rows that were drawn are zero, but the matrix is not; use method='countsketch'")
 
 
 def _gram(block: Any) -> Any:

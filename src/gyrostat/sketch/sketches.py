@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .._checks import Integer, OneOf, check
-from .._errors import ArgumentError
+from .._errors import ArgumentError, DataError
 from .._memory import plan_memory
 from .._results import Result
 from .._rng import derive_seed, numpy_stream
@@ -150,7 +150,13 @@ def _powered(rows: Rows, found: Sketch, power: int, watch: Watch) -> Sketch:
     top = np.linalg.svd(M, full_matrices=False)[2][0].conj()
     scale = Sum((), np.float64, lambda b: np.sum(np.abs(b.data @ top) ** 2))
     watch.run(rows, scale, f"scale-{digest(top)}")
-    M = M * (np.sqrt(scale.total) ** (2 * power + 1) / (np.linalg.norm(M, 2) or 1.0))
+    largest, exponent = float(np.sqrt(scale.total)), 2 * power + 1
+    if largest > 0 and abs(np.log10(largest)) * exponent > 140:
+        raise DataError(
+            f"A: power={power} raises its singular values to the power {exponent}, beyond what float64 can square; "
+            "divide A by its largest entry first"
+        )
+    M = M * (largest**exponent / (np.linalg.norm(M, 2) or 1.0))
     return replace(found, matrix=M, power=power)
 
 

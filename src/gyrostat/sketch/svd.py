@@ -20,7 +20,7 @@ from .._checks import Boolean, Integer, OneOf, Real, check
 from .._errors import ArgumentError
 from .._memory import available_memory, plan_memory
 from .bootstrap import ErrorBounds, bootstrap_error
-from .exact import LANCZOS_COLUMNS, Centre, exact_from, left_vectors, rayleigh_ritz
+from .exact import LANCZOS_COLUMNS, Centre, check_scale, exact_from, left_vectors, rayleigh_ritz
 from .passes import Sum, as_watch
 from .result import SketchedSVDResult, turned
 from .rows import Rows, as_rows
@@ -126,6 +126,7 @@ def sketched_svd(
     )
     _check_rank(rows, rank, "sketched_svd")
     s, V = found.spectrum(rank)
+    check_scale(rows, float(s[0]) ** (1.0 / (2 * power + 1)), method)
     if power and s[rank - 1] < 1e-12 * s[0]:
         warn(
             f"a power sketch raises singular values to the {2 * power + 1}th power, and the {rank}th is lost in rounding "
@@ -255,6 +256,7 @@ def to_tolerance(
         if to_sketch is not None:
             found = replace(found, matrix=to_sketch(found.matrix))
         s, V = found.spectrum(rank)
+        check_scale(rows, float(s[0]), found.method)
         result = turned(None, s[:rank], V[:, :rank], flip, found)
         spans = (rank,) if target == "subspace" else ()
         bounds = bootstrap_error(
