@@ -137,8 +137,15 @@ class Recurrent(nn.Module):
     def flatten_parameters(self) -> None:
         """Nothing to do; here so that code written for ``nn.LSTM`` runs."""
 
+    def _first(self) -> Tensor:
+        # the walk of parameters() through the module costs as much as a short step
+        for own in self._parameters.values():
+            if own is not None:
+                return own
+        return next(self.parameters())
+
     def _runner(self) -> tuple[Any, str]:
-        own = next(self.parameters())
+        own = self._first()
         if self.backend == "reference":
             return run_cell, "reference: backend='reference' was asked for"
         runner, reason = kernels.find(self.cells[0], own.dtype, own.device)
@@ -152,7 +159,7 @@ class Recurrent(nn.Module):
     def backend_in_use(self) -> str:
         """``"fused: <by what>"`` or ``"reference: <why>"``."""
         runner, words = self._runner()
-        own = next(self.parameters())
+        own = self._first()
         return words if runner is run_cell else words + kernels.lower_precision(self.cells[0], own.dtype, own.device)
 
     def forward(
@@ -283,7 +290,7 @@ class Recurrent(nn.Module):
         return (tuple(reverse(s, lengths) for s in sequences) if backward else sequences), last
 
     def _check_input(self, x: Tensor, name: str) -> None:
-        own = next(self.parameters())
+        own = self._first()
         if x.shape[-1] != self.input_size:
             raise ShapeError(
                 f"{name}: input.size(-1) must be equal to input_size. Expected {self.input_size}, got {x.shape[-1]}"
@@ -298,7 +305,7 @@ class Recurrent(nn.Module):
         names = self.cells[0].states
         shape = (self.num_layers * self.num_directions, B, self.hidden_size)
         if state is None:
-            zeros = torch.zeros(shape, dtype=next(self.parameters()).dtype, device=x.device)
+            zeros = torch.zeros(shape, dtype=self._first().dtype, device=x.device)
             return (zeros,) * len(names)
         given = (state,) if isinstance(state, Tensor) else tuple(state)
         if len(given) != len(names) or (len(names) > 1 and isinstance(state, Tensor)):

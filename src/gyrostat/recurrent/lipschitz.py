@@ -35,7 +35,8 @@ IMPLICIT = ("imex", "cn", "etd1")
 
 def split_matrix(M: Tensor, beta: float, gamma: float) -> Tensor:
     """S(M) = (1-β)(M + Mᵀ) + β(M - Mᵀ) - γI; there is no factor 1/2."""
-    return (1 - beta) * (M + M.T) + beta * (M - M.T) - gamma * torch.eye(M.shape[0], dtype=M.dtype, device=M.device)
+    S = torch.add(M, M.T, alpha=1 - 2 * beta)  # the same, in one pass
+    return torch.sub(S, torch.eye(M.shape[0], dtype=M.dtype, device=M.device), alpha=gamma) if gamma else S
 
 
 def linear_flow(solver: str, M: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,7 +127,8 @@ class LipschitzRNNMath(Cell):
 
     def matrices(self, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """A (with α and the ``stable`` shift) and W, column convention."""
-        A = self.alpha * split_matrix(parameters["m_a"], self.beta_a, self.gamma_a)
+        A = split_matrix(parameters["m_a"], self.beta_a, self.gamma_a)
+        A = A if self.alpha == 1 else self.alpha * A
         W = split_matrix(parameters["m_w"], self.beta_w, self.gamma_w)
         if self.stable is not None:
             excess = F.relu(slope_rate(widen(A), widen(W), LIPSCHITZ_CONSTANTS[self.nonlinearity]) + self.stable)

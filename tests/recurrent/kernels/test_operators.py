@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gyrostat import LEM, LipschitzRNN, NoisyRNN, Recurrent
 from gyrostat.recurrent.kernels import ops, twin
@@ -140,6 +141,51 @@ def test_second_derivatives_and_transforms_take_the_reference(kind, options):
     ours = torch.autograd.grad(out, x, batch, is_grads_batched=True, retain_graph=True)[0]
     for g, o in zip(batch, ours):
         torch.testing.assert_close(o, torch.autograd.grad(out, x, g, retain_graph=True)[0], rtol=1e-10, atol=1e-12)
+
+
+class Seen(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("kind", "options"), MODELS, ids=label)
+def test_without_the_dispatcher_the_bits_are_the_same(kind, options):
+    layer = kind(2, 6, backend="fused", **options)
+    x = torch.randn(5, 3, 2)
+
+    def gradients():
+        layer.zero_grad()
+        layer(x)[0].square().sum().backward()
+        return [p.grad.clone() for p in layer.parameters()]
+
+    plain = gradients()
+    with Seen() as seen:
+        watched = gradients()
+    assert [n for n in seen.names if "gyrostat" in n] == [
+        f"gyrostat::{layer.cells[0].name}{s}" for s in ("", "_backward")
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(plain, watched))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_subclass_or_a_lazy_negation_is_seen_by_the_dispatcher():
+    class Own(torch.Tensor):
+        pass
+
+    layer = LEM(2, 6, backend="fused")
+    x = torch.randn(5, 3, 2)
+    negative = torch.complex(x, -x).conj().imag
+    assert negative.is_neg()
+    assert torch.equal(layer(negative)[0], layer(x)[0])
+    assert isinstance(layer(x.as_subclass(Own))[0], Own)
+    layer.requires_grad_(False)
+    traced = torch.jit.trace(lambda v: layer(v)[0], x, check_trace=False)
+    assert torch.equal(traced(2 * x), layer(2 * x)[0])
 
 
 def test_gradients_of_noise_that_is_learned_take_the_reference():

@@ -75,11 +75,10 @@ def engine(level: str) -> tuple[str | None, str]:
     return None, reason
 
 
-def function(name: str, integers: dict[str, Any], dtype: torch.dtype) -> Callable[[Any], int] | None:
-    """The forward pass of an operator in bfloat16, if this call is one that gets it."""
+def function(name: str, dtype: torch.dtype) -> Callable[[Any], int] | None:
+    """The forward pass of an operator in bfloat16, where the precision asks for it and this processor has it."""
     level = precision()
-    # a pass that keeps nothing is one that nobody differentiates
-    if level == "highest" or dtype != torch.float32 or integers["save"] or not integers.get("residual", True):
+    if level == "highest" or dtype != torch.float32:
         return None
     kind, _ = engine(level)
     found = _load()[0]

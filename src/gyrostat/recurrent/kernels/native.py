@@ -1,13 +1,16 @@
 """The CPU kernels of the fused operators: tensors to pointers and one call of the native library.
 
 Everything is checked and made contiguous here; the library sees sizes and addresses. ctypes lets other Python threads run
-during the call.
+during the call. A short pass takes some microseconds, so what depends on sizes and settings alone is packed once.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+import functools
+import math
+import struct
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -24,28 +27,26 @@ NOISE = ("none", "sde", "scalar", "released", "given")
 SAVE = ("none", "full", "low")
 POOLED = 1 << 20  # bytes from which a tensor comes out of the pool: fresh pages cost more than the arithmetic on them
 
-
-def _structure(name: str, integers: str, numbers: str, pointers: str) -> type[ctypes.Structure]:
-    fields = [(n, ctypes.c_int64) for n in integers.split()] + [(n, ctypes.c_double) for n in numbers.split()]
-    fields += [("a", ctypes.c_double * 16), ("b", ctypes.c_double * 4)] if name == "Lipschitz" else []
-    return type(name, (ctypes.Structure,), {"_fields_": [*fields, *((n, ctypes.c_void_p) for n in pointers.split())]})
-
-
-_Lipschitz = _structure(
-    "Lipschitz",
-    "T B F H threads block wanted save stages phi gated residual noise dt_rows learns_dt",
-    "step sigma_a sigma_m",
-    "x h0 weight_ih bias A W inner_bias dt active seeds additive factor last sequence stash "
-    "grad_last grad_sequence dx dh0 dweight_ih dbias dA dW dinner_bias ddt",
+LIPSCHITZ_INPUTS = (
+    "x",
+    "h0",
+    "weight_ih",
+    "bias",
+    "A",
+    "W",
+    "inner_bias",
+    "dt",
+    "active",
+    "seeds",
+    "additive",
+    "factor",
 )
-_Lem = _structure(
-    "Lem",
-    "T B F H threads block wanted save dt_rows",
-    "step",
-    "x y0 z0 weight_ih bias weight_hh weight_zy dt active y z ys zs stash "
-    "grad_y grad_z grad_ys grad_zs dx dy0 dz0 dweight_ih dbias dweight_hh dweight_zy ddt",
-)
-
+LEM_INPUTS = ("x", "y0", "z0", "weight_ih", "bias", "weight_hh", "weight_zy", "dt", "active")
+# the structures of the library: how they begin, and how many addresses follow
+_LIPSCHITZ, _LEM = struct.Struct("15q23d"), struct.Struct("9qd")
+_ADDRESSES = {"lipschitz": struct.Struct("25P"), "lem": struct.Struct("26P")}
+_TYPES = {"active": torch.bool, "seeds": torch.int64}
+_SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 
 LIBRARY, REASON = load()
 
@@ -79,195 +80,146 @@ class _Block:
 
 
 def _empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    size = like.element_size()
-    for n in shape:
-        size *= n
+    size = like.element_size() * math.prod(shape)
     if size < POOLED:
-        return like.new_empty(shape)
+        return torch.empty(shape, dtype=like.dtype)
     return torch.from_numpy(np.asarray(_Block(size, shape, f"<f{like.element_size()}")))
 
 
-def _pointer(t: Tensor | None) -> int | None:
-    return None if t is None or t.numel() == 0 else t.data_ptr()
-
-
-def _ready(values: dict[str, Tensor | None], like: Tensor) -> dict[str, Tensor | None]:
+def _ready(names: Iterable[str], tensors: tuple[Tensor | None, ...], x: Tensor) -> list[Tensor | None]:
     """Contiguous, of one type and on the CPU: the library trusts its pointers."""
-    found: dict[str, Tensor | None] = {}
-    for name, t in values.items():
-        if t is not None:
-            integer = {"active": torch.bool, "seeds": torch.int64}.get(name)
-            if t.device.type != "cpu" or t.dtype != (integer or like.dtype):
-                raise ValueError(
-                    f"gyrostat: {name} must be {integer or like.dtype} on the CPU, got {t.dtype}, {t.device}"
-                )
-            t = t.contiguous()
-        found[name] = t
-    return found
+    dtype = x.dtype
+    for name, t in zip(names, tensors):
+        if t is None:
+            continue
+        wanted = _TYPES.get(name, dtype)
+        if t.dtype is not wanted or not t.is_cpu:
+            raise ValueError(f"gyrostat: {name} must be {wanted} on the CPU, got {t.dtype}, {t.device}")
+    return [t if t is None else t.contiguous() for t in tensors]
 
 
-def _sizes(
-    x: Tensor, state: Tensor, weight_ih: Tensor, rows: int, square: dict[str, tuple[Tensor | None, int]]
-) -> dict:
-    T, B, F = x.shape
-    H = state.shape[1]
-    shapes = {"state": (state, (B, H)), "weight_ih": (weight_ih, (rows * H, F))}
-    shapes |= {name: (t, (n * H, H)) for name, (t, n) in square.items() if t is not None}
+def _check(**shapes: tuple[Tensor | None, tuple[int, ...]]) -> None:
     for name, (t, want) in shapes.items():
-        if tuple(t.shape) != want:
+        if t is not None and t.shape != want:
             raise ValueError(f"gyrostat: {name} must have shape {want}, got {tuple(t.shape)}")
+
+
+def _sizes(x: Tensor, state: Tensor) -> tuple[int, ...]:
+    (T, B, F), H = x.shape, state.shape[1]
     # a team of threads costs some microseconds: not for a few small products
-    threads = torch.get_num_threads() if T * B * H * H > 50_000 else 1
-    return {"T": T, "B": B, "F": F, "H": H, "threads": threads, "block": BLOCK}
+    return T, B, F, H, torch.get_num_threads() if T * B * H * H > 50_000 else 1, BLOCK
 
 
-def _call(
-    kind: type[ctypes.Structure], name: str, integers: dict, tensors: dict[str, Tensor | None], backward: bool
-) -> None:
-    like = next(t for t in tensors.values() if t is not None and t.is_floating_point())
-    arguments = kind(**integers, **{n: _pointer(t) for n, t in tensors.items()})
-    suffix = {torch.float32: "f32", torch.float64: "f64"}.get(like.dtype)
-    if suffix is None:
-        raise ValueError(f"gyrostat: the native kernels compute in float32 and float64, not {like.dtype}")
-    rounded = None if backward else bf16.function(name, integers, like.dtype)
+def _call(name: str, head: bytes, tensors: list[Tensor | None], x: Tensor, backward: bool, rounded: Any = None) -> None:
+    if x.dtype not in _SUFFIX:
+        raise ValueError(f"gyrostat: the native kernels compute in float32 and float64, not {x.dtype}")
+    addresses = [0 if t is None else t.data_ptr() for t in tensors]
+    tail = _ADDRESSES[name]
+    structure = head + tail.pack(*addresses, *(0,) * (tail.size // 8 - len(addresses)))
     if rounded is not None:
-        code = rounded(ctypes.byref(arguments))
+        code = rounded(structure)
     else:
-        code = getattr(_native(), f"gy_{name}_{suffix}")(ctypes.byref(arguments), int(backward))
+        code = getattr(_native(), f"gy_{name}_{_SUFFIX[x.dtype]}")(structure, int(backward))
     if code:
         raise MemoryError("gyrostat: the native kernel could not get its memory; memory='low' needs far less")
 
 
-def _lipschitz_arguments(tensors: dict[str, Tensor | None], options: tuple[Any, ...]) -> dict[str, Any]:
-    step, phi, gated, residual, solver, noise, sigma_a, sigma_m, wanted, save, learns_dt = options
-    x, h0, weight_ih = tensors["x"], tensors["h0"], tensors["weight_ih"]
-    assert x is not None
-    assert h0 is not None
-    assert weight_ih is not None
-    square = {"A": (tensors["A"], 1), "W": (tensors["W"], 1)}
+@functools.lru_cache
+def _lipschitz_head(
+    sizes: tuple[int, ...], by_row: bool, step: float, phi: str, gated: bool, residual: bool, solver: str, noise: str,
+    sigma_a: float, sigma_m: float, wanted: int, save: str, learns_dt: bool,
+) -> bytes:  # fmt: skip
     scheme = tableau(solver)
-    rows = [float(v) for row in scheme.a for v in (*row, *(0,) * (4 - len(row)))]
-    dt = tensors["dt"]
-    return {
-        **_sizes(x, h0, weight_ih, 1 + gated, square),
-        "wanted": wanted,
-        "save": SAVE.index(save),
-        "stages": scheme.stages,
-        "phi": PHI.index(phi),
-        "gated": gated,
-        "residual": residual,
-        "noise": NOISE.index(noise),
-        "dt_rows": dt is not None and dt.ndim == 2,
-        "learns_dt": learns_dt,
-        "step": step,
-        "sigma_a": sigma_a,
-        "sigma_m": sigma_m,
-        "a": (ctypes.c_double * 16)(*rows),
-        "b": (ctypes.c_double * 4)(*(float(v) for v in scheme.b)),
-    }
-
-
-_LIPSCHITZ_INPUTS = [
-    "x",
-    "h0",
-    "weight_ih",
-    "bias",
-    "A",
-    "W",
-    "inner_bias",
-    "dt",
-    "active",
-    "seeds",
-    "additive",
-    "factor",
-]
-_LEM_INPUTS = ["x", "y0", "z0", "weight_ih", "bias", "weight_hh", "weight_zy", "dt", "active"]
+    words = wanted, SAVE.index(save), scheme.stages, PHI.index(phi), gated, residual, NOISE.index(noise)
+    a = [float(v) for k in range(4) for v in (*(scheme.a[k] if k < scheme.stages else ()), *(0,) * 4)[:4]]
+    b = [float(v) for v in (*scheme.b, *(0,) * 4)[:4]]
+    return _LIPSCHITZ.pack(*sizes, *words, by_row, learns_dt, step, sigma_a, sigma_m, *a, *b)
 
 
 def lipschitz(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Kernel of ``gyrostat::lipschitz``."""
-    x, h0 = arguments[:2]
-    tensors = _ready(dict(zip(_LIPSCHITZ_INPUTS, arguments)), x)
+    inputs = _ready(LIPSCHITZ_INPUTS, arguments[:12], arguments[0])
+    x, h0, weight_ih, _, A, W, _, dt = inputs[:8]
+    assert x is not None
+    assert h0 is not None
     options = arguments[12:]
-    integers = _lipschitz_arguments(tensors, options)
-    wanted, save, learns_dt = options[-3:]
-    slots = lipschitz_slots(tensors["A"] is not None, options[2], integers["stages"], wanted, learns_dt)
+    gated, residual, solver = options[2:5]
+    wanted, save, learns_dt = options[8:]
+    sizes = _sizes(x, h0)
+    B, F, H = sizes[1:4]
+    _check(h0=(h0, (B, H)), weight_ih=(weight_ih, ((1 + gated) * H, F)), A=(A, (H, H)), W=(W, (H, H)))
+    slots = lipschitz_slots(A is not None, gated, tableau(solver).stages, wanted, learns_dt)
     sequence = _empty(sequence_shape(wanted > 0, x, h0), x)
     stash = _empty(stash_shape(save, slots, 1, x, h0), x)
-    last = torch.empty_like(h0, memory_format=torch.contiguous_format)
-    _call(_Lipschitz, "lipschitz", integers, {**tensors, "last": last, "sequence": sequence, "stash": stash}, False)
+    last = torch.empty_like(h0)
+    head = _lipschitz_head(sizes, dt is not None and dt.ndim == 2, *options)
+    # a pass that keeps nothing is one that nobody differentiates
+    rounded = bf16.function("lipschitz", x.dtype) if save == "none" and residual else None
+    _call("lipschitz", head, [*inputs, last, sequence, stash], x, False, rounded)
     return last, sequence, stash
 
 
-def _gradients(
-    names: list[str], inputs: dict[str, Tensor | None], needs: list[bool], like: Tensor
-) -> dict[str, Tensor]:
-    found = {}
-    for name, need in zip(names, needs, strict=True):
-        value = inputs[name]
-        size = tuple(value.shape) if need and value is not None else (0,)
-        # a sum over nothing is zero, and nothing is what the library visits when B or T is 0
-        empty = like.shape[0] == 0 or like.shape[1] == 0
-        found[f"d{name}"] = like.new_zeros(size) if empty else _empty(size, like)
-    return found
+def _gradients(inputs: list[Tensor | None], needs: list[bool], x: Tensor) -> list[Tensor | None]:
+    # a sum over nothing is zero, and nothing is what the library visits when B or T is 0
+    empty = x.shape[0] == 0 or x.shape[1] == 0
+    found = [t if need else None for t, need in zip(inputs, needs)]
+    if empty:
+        return [t if t is None else torch.zeros_like(t) for t in found]
+    return [t if t is None else torch.empty_like(t) if t.nbytes < POOLED else _empty(t.shape, t) for t in found]
 
 
-def lipschitz_backward(grad_last: Tensor | None, grad_sequence: Tensor | None, *arguments: Any) -> list[Tensor]:
-    """Kernel of ``gyrostat::lipschitz_backward``."""
-    x = arguments[0]
-    tensors = _ready(dict(zip(_LIPSCHITZ_INPUTS, arguments)), x)
+def lipschitz_backward(grad_last: Tensor | None, grad_sequence: Tensor | None, *arguments: Any) -> list[Tensor | None]:
+    """Kernel of ``gyrostat::lipschitz_backward``; ``None`` where no gradient is needed."""
+    inputs = _ready(LIPSCHITZ_INPUTS, arguments[:12], arguments[0])
+    x, h0, dt = arguments[0], arguments[1], arguments[7]
     sequence, stash, *options, needs = arguments[12:]
     if options[-2] == "none" and x.shape[0]:
         options[-2] = "full" if sequence.numel() * 8 < LIMIT else "low"
         _, sequence, stash = lipschitz(*arguments[:12], *options)
-    given = _ready({"grad_last": grad_last, "grad_sequence": grad_sequence}, x)
-    gradients = _gradients(_LIPSCHITZ_INPUTS[:8], tensors, needs, x)
-    everything = {**tensors, **given, "sequence": sequence, "stash": stash, **gradients}
-    _call(_Lipschitz, "lipschitz", _lipschitz_arguments(tensors, tuple(options)), everything, True)
-    return list(gradients.values())
+    given = _ready(("grad_last", "grad_sequence"), (grad_last, grad_sequence), x)
+    gradients = _gradients(inputs[:8], needs, x)
+    head = _lipschitz_head(_sizes(x, h0), dt is not None and dt.ndim == 2, *options)
+    _call("lipschitz", head, [*inputs, None, sequence, stash, *given, *gradients], x, True)
+    return gradients
 
 
-def _lem_arguments(tensors: dict[str, Tensor | None], options: tuple[Any, ...]) -> dict[str, Any]:
-    step, wanted, save = options
-    x, y0, weight_ih = tensors["x"], tensors["y0"], tensors["weight_ih"]
-    assert x is not None
-    assert y0 is not None
-    assert weight_ih is not None
-    square = {"weight_hh": (tensors["weight_hh"], 3), "weight_zy": (tensors["weight_zy"], 1)}
-    dt = tensors["dt"]
-    own = {"wanted": wanted, "save": SAVE.index(save), "dt_rows": dt is not None and dt.ndim == 2, "step": step}
-    return {**_sizes(x, y0, weight_ih, 4, square), **own}
+@functools.lru_cache
+def _lem_head(sizes: tuple[int, ...], by_row: bool, step: float, wanted: int, save: str) -> bytes:
+    return _LEM.pack(*sizes, wanted, SAVE.index(save), by_row, step)
 
 
 def lem(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Kernel of ``gyrostat::lem``."""
-    x, y0, z0 = arguments[:3]
-    tensors = _ready(dict(zip(_LEM_INPUTS, arguments)), x)
-    *_, wanted, save = options = arguments[9:]
+    inputs = _ready(LEM_INPUTS, arguments[:9], arguments[0])
+    x, y0, z0, weight_ih, _, weight_hh, weight_zy, dt, _ = inputs
+    assert x is not None
+    assert y0 is not None
+    assert z0 is not None
+    _, wanted, save = options = arguments[9:]
+    sizes = _sizes(x, y0)
+    B, F, H = sizes[1:4]
+    _check(y0=(y0, (B, H)), z0=(z0, (B, H)), weight_ih=(weight_ih, (4 * H, F)), weight_hh=(weight_hh, (3 * H, H)),
+           weight_zy=(weight_zy, (H, H)))  # fmt: skip
     ys, zs = (_empty(sequence_shape(wanted > k, x, y0), x) for k in range(2))
     stash = _empty(stash_shape(save, lem_slots(wanted), 2, x, y0), x)
-    y, z = (torch.empty_like(s, memory_format=torch.contiguous_format) for s in (y0, z0))
-    _call(
-        _Lem,
-        "lem",
-        _lem_arguments(tensors, options),
-        {**tensors, "y": y, "z": z, "ys": ys, "zs": zs, "stash": stash},
-        False,
-    )
+    y, z = torch.empty_like(y0), torch.empty_like(z0)
+    head = _lem_head(sizes, dt is not None and dt.ndim == 2, *options)
+    rounded = bf16.function("lem", x.dtype) if save == "none" else None
+    _call("lem", head, [*inputs, y, z, ys, zs, stash], x, False, rounded)
     return y, z, ys, zs, stash
 
 
-def lem_backward(*arguments: Any) -> list[Tensor]:
-    """Kernel of ``gyrostat::lem_backward``."""
+def lem_backward(*arguments: Any) -> list[Tensor | None]:
+    """Kernel of ``gyrostat::lem_backward``; ``None`` where no gradient is needed."""
     given, arguments = arguments[:4], arguments[4:]
-    x = arguments[0]
-    tensors = _ready(dict(zip(_LEM_INPUTS, arguments)), x)
+    inputs = _ready(LEM_INPUTS, arguments[:9], arguments[0])
+    x, y0, dt = arguments[0], arguments[1], arguments[7]
     ys, zs, stash, *options, needs = arguments[9:]
     if options[-1] == "none" and x.shape[0]:
-        options[-1] = "full" if x.shape[0] * arguments[1].numel() * 48 < LIMIT else "low"
+        options[-1] = "full" if x.shape[0] * y0.numel() * 48 < LIMIT else "low"
         _, _, ys, zs, stash = lem(*arguments[:9], *options)
-    grads = _ready(dict(zip(("grad_y", "grad_z", "grad_ys", "grad_zs"), given)), x)
-    gradients = _gradients(_LEM_INPUTS[:8], tensors, needs, x)
-    everything = {**tensors, **grads, "ys": ys, "zs": zs, "stash": stash, **gradients}
-    _call(_Lem, "lem", _lem_arguments(tensors, tuple(options)), everything, True)
-    return list(gradients.values())
+    grads = _ready(("grad_y", "grad_z", "grad_ys", "grad_zs"), given, x)
+    gradients = _gradients(inputs[:8], needs, x)
+    head = _lem_head(_sizes(x, y0), dt is not None and dt.ndim == 2, *options)
+    _call("lem", head, [*inputs, None, None, ys, zs, stash, *grads, *gradients], x, True)
+    return gradients

@@ -85,10 +85,9 @@ def lipschitz(
     learns_dt = learns and dt is not None and dt.requires_grad
     slots = lipschitz_slots(A is not None, gated, tableau(solver).stages, wanted, learns_dt)
     save = _save(memory, learns, slots, x, h0)
-    return torch.ops.gyrostat.lipschitz(
-        x, h0, weight_ih, bias, A, W, inner_bias, dt, active, seeds, additive, factor, step, phi, gated, residual,
-        solver, noise, sigma_a, sigma_m, wanted, save, learns_dt,
-    )  # fmt: skip
+    tensors = (x, h0, weight_ih, bias, A, W, inner_bias, dt, active, seeds, additive, factor)
+    options = (step, phi, gated, residual, solver, noise, sigma_a, sigma_m, wanted, save, learns_dt)
+    return _run("lipschitz", tensors, options)
 
 
 def lem(
@@ -102,9 +101,21 @@ def lem(
     ``lipschitz``.
     """
     save = _save(memory, learns, lem_slots(wanted), x, y0)
-    return torch.ops.gyrostat.lem(
-        x, y0, z0, weight_ih, bias, weight_hh, weight_zy, dt, active, step, wanted, save
-    )  # fmt: skip
+    return _run("lem", (x, y0, z0, weight_ih, bias, weight_hh, weight_zy, dt, active), (step, wanted, save))
+
+
+def _run(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...]) -> Any:
+    """One operator: its kernel at once where nothing watches, because a short pass takes less time than the dispatcher."""
+    if _plain(tensors):
+        return _DIRECT[name].apply(*tensors, options)
+    return getattr(torch.ops.gyrostat, name)(*tensors, *options)
+
+
+def _plain(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Whether this is eager mode, with ordinary tensors of the CPU: no wrapper, no subclass, no lazy negation."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state():
+        return False
+    return all(t is None or (type(t) in _TYPES and torch._C._dispatch_keys(t).raw_repr() in _KEYS) for t in tensors)
 
 
 def _save(memory: str, learns: bool, slots: int, x: Tensor, state: Tensor) -> str:
@@ -157,20 +168,22 @@ def _keep(n_tensors: int, kept: slice) -> Any:
     return setup
 
 
-def _backward(name: str, n_tensors: int, n_states: int, reference: Any) -> Any:
+def _backward(name: str, n_tensors: int, n_states: int, kernel: Any = None) -> Any:
+    """The backward pass by the operator, or by ``kernel`` at once, whose forward pass had plain tensors."""
+    operator, reference = getattr(torch.ops.gyrostat, f"{name}_backward"), getattr(twin, name)
+
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        saved = ctx.saved_tensors
-        inputs, kept = saved[:n_tensors], saved[n_tensors:]
-        given = grads[: 2 * n_states]
+        saved, given = ctx.saved_tensors, grads[: 2 * n_states]
         needs = [bool(n) for n in ctx.needs_input_grad[:8]]
         nothing = (None,) * (len(ctx.needs_input_grad) - 8)
         if all(g is None for g in given) or not any(needs):
             return (None,) * len(ctx.needs_input_grad)
-        if torch.is_grad_enabled() or _transformed(given):
-            found = twin.gradients(reference, inputs, ctx.options, given, needs)
+        direct = kernel is not None and _plain(given)
+        if torch.is_grad_enabled() or (not direct and _transformed(given)):
+            found = twin.gradients(reference, saved[:n_tensors], ctx.options, given, needs)
         else:
-            operator = getattr(torch.ops.gyrostat, f"{name}_backward")
-            found = operator(*(g if g is None else g.contiguous() for g in given), *inputs, *kept, *ctx.options, needs)
+            run: Any = kernel if direct else operator
+            found = run(*(g if g is None else g.contiguous() for g in given), *saved, *ctx.options, needs)
         return (*(g if n else None for g, n in zip(found, needs)), *nothing)
 
     return backward
@@ -183,12 +196,37 @@ def _transformed(tensors: tuple[Tensor | None, ...]) -> bool:
     return any(t is not None and (is_wrapped(t) or torch._C._dispatch_keys(t).has(batched)) for t in tensors)
 
 
-torch.library.register_autograd(
-    "gyrostat::lipschitz", _backward("lipschitz", 12, 1, twin.lipschitz), setup_context=_keep(12, slice(1, 3))
-)
-torch.library.register_autograd("gyrostat::lem", _backward("lem", 9, 2, twin.lem), setup_context=_keep(9, slice(2, 5)))
+def _direct(name: str, n_tensors: int, n_states: int, keep: Any) -> type[torch.autograd.Function]:
+    """The operator as a function of autograd alone, the settings in one tuple."""
+    kernel = getattr(native, name)
+
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        *tensors, options = inputs
+        output = kernel(*tensors, *options)
+        keep(ctx, (*tensors, *options), output)
+        return output
+
+    backward = _backward(name, n_tensors, n_states, getattr(native, f"{name}_backward"))
+    functions = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type(name, (torch.autograd.Function,), functions)
 
 
-for _name in ("lipschitz", "lipschitz_backward", "lem", "lem_backward"):
+def _all_gradients(kernel: Any, n_given: int) -> Any:
+    # an operator cannot answer with gradients that are not there
+    return lambda *arguments: [arguments[n_given].new_empty(0) if g is None else g for g in kernel(*arguments)]
+
+
+_TYPES = (Tensor, torch.nn.Parameter)
+_KEYS, _DIRECT = set(), {}
+for _inference in (True, False):
+    with torch.inference_mode(_inference):
+        _KEYS.add(torch._C._dispatch_keys(torch.empty(0, device="cpu")).raw_repr())
+
+for _name, _n, _states in (("lipschitz", 12, 1), ("lem", 9, 2)):
+    _setup = _keep(_n, slice(_states, 2 * _states + 1))
+    torch.library.register_autograd(f"gyrostat::{_name}", _backward(_name, _n, _states), setup_context=_setup)
+    _DIRECT[_name] = _direct(_name, _n, _states, _setup)
     _LIB.impl(_name, getattr(native, _name), "CPU")
-    _LIB.impl(_name, gpu.kernel(_name), "CUDA")
+    _LIB.impl(f"{_name}_backward", _all_gradients(getattr(native, f"{_name}_backward"), 2 * _states), "CPU")
+    for _kernel in (_name, f"{_name}_backward"):
+        _LIB.impl(_kernel, gpu.kernel(_kernel), "CUDA")

@@ -60,8 +60,8 @@ def _lem(cell: Any, p: dict[str, Tensor]) -> Plan:
     bias = None
     if "bias_ih" in p:
         H = cell.hidden_size
-        b = p["bias_hh"]
-        bias = p["bias_ih"] + torch.cat([b[: 2 * H], p["bias_zy"], b[2 * H :]])
+        steps, z = p["bias_hh"].split([2 * H, H])
+        bias = p["bias_ih"] + torch.cat([steps, p["bias_zy"], z])
     tensors = {"weight_ih": p["weight_ih"], "bias": bias, "weight_hh": p["weight_hh"], "weight_zy": p["weight_zy"]}
     return "lem", tensors, {}
 

@@ -68,7 +68,7 @@ template <class T, class Hidden = Panels<T>> class Lem : Batch<gy_lem> {
     std::vector<Worker> workers(parts_of());
     Team::run(parts_of(), [&](int part) {
       Worker& w = workers[part];
-      w.ring.shape(chunk_of(part), 4, H, {H, H, F});
+      w.ring.shape(chunk_of(part), g.T, 4, H, {H, H, F});
       if (g.dweight_hh) w.sum_hh.zero(w.ring.room(0, 3));
       if (g.dweight_zy) w.sum_zy.zero(w.ring.room(1, 1));
       if (g.dweight_ih) w.sum_x.zero(w.ring.room(2, 4));

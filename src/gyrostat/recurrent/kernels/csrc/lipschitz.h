@@ -84,7 +84,7 @@ template <class T, class Hidden = Panels<T>> class Lipschitz : Batch<gy_lipschit
     std::vector<Worker> workers(parts_of());
     Team::run(parts_of(), [&](int part) {
       Worker& w = workers[part];
-      w.ring.shape(chunk_of(part), P + (g.gated ? 2 : 0), H, {H, F});
+      w.ring.shape(chunk_of(part), g.T * S, P + (g.gated ? 2 : 0), H, {H, F});
       if (g.dW || g.dA) w.sum_h.zero(w.ring.room(0, P));
       if (g.dweight_ih) w.sum_x.zero(w.ring.room(1, I));
       if (g.dbias) w.sum_b.zero(w.ring.ones_room(I));

@@ -9,9 +9,9 @@ template <class T> class Ring {
  public:
   static constexpr int vectors = GY_REGISTERS == 32 ? 2 : 1, width = vectors * Simd<T>::lanes, strip = 8;
 
-  void shape(int rows, int parts_, int H_, std::initializer_list<int> sources) {
+  void shape(int rows, int64_t steps, int parts_, int H_, std::initializer_list<int> sources) {
     step = rows, H = H_, parts = parts_;
-    capacity = rows * std::max(1, 192 / std::max(1, rows));
+    capacity = rows * int(std::min<int64_t>(steps, std::max(1, 192 / std::max(1, rows))));
     tiles = (Panels<T>::vectors(H) + vectors - 1) / vectors;
     out.zero(size_t(parts) * tiles * capacity * width);
     source_count = 0;
