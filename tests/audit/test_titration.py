@@ -221,11 +221,19 @@ def test_bad_arguments(options, error, words):
         (lambda x: torch.full((len(x),), 0.5), ModelError, "whole number"),
         (lambda x: torch.zeros(len(x) + 1, 3), ModelError, "inputs gave"),
         (lambda x: torch.zeros(len(x), 5, 3), ModelError, "step=-1"),
+        (lambda x: {"out": torch.zeros(len(x), 3)}, ModelError, "'out'.*scores alone"),
     ],
 )
 def test_bad_answers(answer, error, words):
     with pytest.raises(error, match=words):
         titrate(answer, input_shape=SHAPE, n=4)
+
+
+def test_named_and_several_answers():
+    net = small_net()
+    plain = titrate(net, input_shape=SHAPE, n=16)
+    for answer in (lambda x: {"logits": net(x), "loss": None}, lambda x: (net(x), None)):
+        np.testing.assert_array_equal(titrate(answer, input_shape=SHAPE, n=16).confident, plain.confident)
 
 
 def test_references_refuse_other_settings_and_survive_the_disk(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ class Predictor:
 
     Args:
         model: ``nn.Module``, onnxruntime session, or a callable from a tensor ``(N, ...)`` to scores ``(N, K)``, or to
-            labels ``(N,)``.
+            labels ``(N,)``. Of several answers the first counts, of named ones ``logits``.
         preprocess: Applied to each batch before the model: normalisation.
         outputs: What comes back: ``"logits"``, ``"probs"``, ``"labels"``, or ``"auto"``, decided on the first batch.
         temperature: Logits are divided by it.
@@ -116,6 +116,13 @@ class Predictor:
             found: Any = self.model.run(None, {self._input: x.cpu().numpy().astype(wanted)})
         else:
             found = self.model(x.to(self._device, self._dtype) if self._device is not None else x.to(self._dtype))
+        if isinstance(found, Mapping):
+            if "logits" not in found:
+                raise ModelError(
+                    f"titrate: the model answered {sorted(map(str, found))[:5]} by name; hand gyrostat.scan a function that "
+                    "answers the scores alone"
+                )
+            found = found["logits"]
         if isinstance(found, (tuple, list)):
             found = found[0]
         return torch.as_tensor(found if isinstance(found, Tensor) else np.asarray(found)).detach().cpu()
