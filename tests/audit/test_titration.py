@@ -230,7 +230,7 @@ def test_bad_answers(answer, error, words):
 
 
 def test_named_and_several_answers():
-    net = small_net()
+    net = small_net().eval()
     plain = titrate(net, input_shape=SHAPE, n=16)
     for answer in (lambda x: {"logits": net(x), "loss": None}, lambda x: (net(x), None)):
         np.testing.assert_array_equal(titrate(answer, input_shape=SHAPE, n=16).confident, plain.confident)

@@ -296,9 +296,9 @@ class Recurrent(nn.Module):
                 f"{name}: input.size(-1) must be equal to input_size. Expected {self.input_size}, got {x.shape[-1]}"
             )
         if x.dtype != own.dtype and not torch.is_autocast_enabled(x.device.type):
+            either = f" or layer.to({x.dtype})" if x.is_floating_point() else ""
             raise ArgumentError(
-                f"{name}: input has dtype {x.dtype} and the parameters {own.dtype}; "
-                f"convert one, input.to({own.dtype}) or layer.to({x.dtype})"
+                f"{name}: input has dtype {x.dtype} and the parameters {own.dtype}; convert it, input.to({own.dtype}){either}"
             )
 
     def _enter_state(self, state: Any, x: Tensor, B: int, batched: bool, name: str) -> State:
