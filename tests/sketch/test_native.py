@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gyrostat import _native, bootstrap_error
 from gyrostat._errors import NonFiniteError
 from gyrostat.sketch import native
-from gyrostat.sketch.replicates import _eigen, leading
+from gyrostat.sketch.replicates import eigen, excess, replicate, spread
 from gyrostat.sketch.rows import as_rows, row_energy
 from gyrostat.sketch.scatter import KEY_ROWS, Scatter
 from gyrostat.sketch.sketches import sketch
@@ -115,31 +115,66 @@ def test_bad_numbers_are_named(kind):
         sketch(as_rows(A.T)[0], 50)
 
 
+LAWS = {
+    "1/j": lambda j: 1 / j,
+    "slow": lambda j: j**-0.25,
+    "0.5^j": lambda j: 0.5**j,
+    "0.01^j": lambda j: 0.01**j,
+    "ties": lambda j: np.where(j > 2, 0.3, 1.0),
+    "flat": lambda j: 1.0 + 0 * j,
+    "rank 2": lambda j: 1.0 * (j < 3),
+    "reversed": lambda j: 1.0 * j,
+    "tiny": lambda j: 1e-120 / j,
+    "huge": lambda j: 1e120 / j,
+    "zero": lambda j: 0.0 * j,
+}
+
+
 @needs_library
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
-    r=st.integers(1, 30),
-    k=st.integers(1, 6),
-    count=st.integers(1, 19),
-    law=st.sampled_from(["1/j", "slow", "0.5^j", "ties", "rank 2", "reversed", "zero"]),
-    scaled=st.booleans(),
+    t=st.integers(1, 70),
+    r=st.integers(1, 45),
+    k=st.integers(1, 45),
+    count=st.integers(1, 37),
+    law=st.sampled_from(sorted(LAWS)),
+    factor=st.sampled_from([1.0, 0.7, 0.0, None]),
+    repeated=st.booleans(),
 )
-def test_replicates_equal_lapack(r, k, count, law, scaled):
-    g, t, j = np.random.default_rng(r), 60, np.arange(1, r + 1)
-    s = {"1/j": 1 / j, "slow": j**-0.25, "0.5^j": 0.5**j, "ties": np.where(j > 2, 0.3, 1), "rank 2": 1.0 * (j < 3)}
-    X = g.standard_normal((t, r)) * {**s, "reversed": 1.0 * j, "zero": 0.0 * j}[law]
-    k, draws = min(k, r), g.integers(0, t, (count, t))
-    factor = np.full((r, r), 0.7) if scaled else 1.0
-    values, Q = leading(X, draws, k, factor)
+def test_replicates_equal_lapack(t, r, k, count, law, factor, repeated):
+    g, k = np.random.default_rng(r), min(k, r)
+    X = g.standard_normal((t, r)) * LAWS[law](np.arange(1.0, r + 1))
+    if repeated:  # the same column again: the same eigenvalues twice or zero ones
+        X[:, r // 2 :] = X[:, : r - r // 2]
+    draws, weights = g.integers(0, t, (count, t)), g.random(r)
+    found = replicate(X, draws, k, factor, weights)
     W = np.stack([np.bincount(row, minlength=t) for row in draws]).astype(float)
-    top = _eigen(X, W, factor)[0]
+    unit = max(float(np.abs(X).max()), 1e-300)
+    X = X / unit
+    scaled = spread(X) if factor is None else factor
+    top = eigen(X, W, scaled)[0]
     scale = max(float(np.abs(top).max()), 1e-300)
+    values, Q = found.values / unit / unit, found.vectors
     np.testing.assert_allclose(values, top[:, :k], rtol=0, atol=1e-13 * scale)
     middle = X.T @ X
-    G = middle + factor * (np.einsum("bt,ti,tj->bij", W, X, X) - middle)
+    G = middle + scaled * (np.einsum("bt,ti,tj->bij", W, X, X) - middle)
     # eigenvectors where they are not unique too: small residual, unit length
     np.testing.assert_allclose(G @ Q, Q * values[:, None, :], rtol=0, atol=1e-12 * scale)
     np.testing.assert_allclose(np.swapaxes(Q, 1, 2) @ Q, np.broadcast_to(np.eye(k), (count, k, k)), atol=1e-12)
+    np.testing.assert_allclose(found.overlap, np.diagonal(Q, axis1=1, axis2=2) ** 2, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(found.length, np.einsum("l,blj->bj", weights, Q**2), rtol=1e-13)
+    np.testing.assert_allclose(found.excess, excess(X, factor, k), rtol=1e-10)
+    mass = g.random(k)
+    outside = Q[:, k:]
+    square = (np.swapaxes(outside, 1, 2) @ outside + np.diag(mass)) / np.sqrt(np.outer(1 + mass, 1 + mass))
+    # the square root turns the rounding of zero, 1e-16, into 1e-8
+    np.testing.assert_allclose(found.tilt(mass) ** 2, np.linalg.eigvalsh(square)[:, -1], rtol=0, atol=1e-13)
+
+
+@needs_library
+def test_what_is_not_a_number_goes_to_the_twin():
+    X = np.full((20, 3), np.nan)
+    assert native.replicates(X, np.zeros((9, 20), int), 2, 1.0, np.ones(3)) is None
 
 
 @needs_library

@@ -23,7 +23,7 @@ from .._errors import ArgumentError
 from .._results import Result
 from .._rng import numpy_stream
 from .beyond import EXACT, beyond, directions
-from .replicates import COHERENT, excess, law, leading
+from .replicates import COHERENT, law, replicate
 from .sketches import Sketch
 from .warning import warn
 
@@ -182,18 +182,17 @@ def bootstrap_error(
         draws = np.asarray(boot_idx)
         if draws.min(initial=0) < 0 or draws.max(initial=0) >= t:
             raise ArgumentError(f"bootstrap_error: boot_idx must be rows of the sketch, 0 to {t - 1}")
-    factor, plain = law(found, X)
-    values, Q = leading(X, draws, top, factor)  # (B, top), (B, r, top)
+    factor, plain = law(found)
     powered = s**tail
+    drawn = replicate(X, draws, top, factor, powered[:r] ** 2)
     rest = float(np.linalg.norm(Y) ** 2 - s @ s) if len(s) < min(Y.shape) else 0.0
-    out = beyond(s, top, r, t, rest, powered**2, excess(X, factor, top))
-    root = np.maximum(values[:, :k] + out.push[:k] * (1.0 if np.ndim(factor) else factor**2), 0.0) ** (tail / 2)
-    overlap = np.abs(np.diagonal(Q, axis1=1, axis2=2)[:, :k]) ** 2  # (B, k)
-    length = np.einsum("l,blj->bj", powered[:r] ** 2, np.abs(Q[:, :, :k]) ** 2) + out.weighted[:k]
+    out = beyond(s, top, r, t, rest, powered**2, drawn.excess)
+    pushed = drawn.values[:, :k] + out.push[:k] * (1.0 if factor is None else factor**2)
+    length = drawn.length[:, :k] + out.weighted[:k]
     errors = {
-        "values": np.abs(powered[:k] - root),
-        "left": _sine(powered[:k] ** 2 * overlap / np.where(length > 0, length, 1.0)),
-        "right": _sine(overlap / (1 + out.mass[:k])),
+        "values": np.abs(powered[:k] - np.maximum(pushed, 0.0) ** (tail / 2)),
+        "left": _sine(powered[:k] ** 2 * drawn.overlap[:, :k] / np.where(length > 0, length, 1.0)),
+        "right": _sine(drawn.overlap[:, :k] / (1 + out.mass[:k])),
     }
     if transposed:
         errors["left"], errors["right"] = errors["right"], errors["left"]
@@ -208,7 +207,7 @@ def bootstrap_error(
     simultaneous = {m: float(found_levels[i, k]) for i, m in enumerate(METRICS)}
     resolved = _resolved(powered[:r], per_component["values"], k)
     spans = sorted({*subspace, *_cluster_ends(resolved, k)})
-    angles = {m: float(level(_tilt(Q[:, m:, :m], out.mass[:m]))) for m in spans}
+    angles = {m: float(level(drawn.tilt(out.mass[:m]))) for m in spans}
     messages = plain + _messages(found, k, t, alpha, len(draws), resolved, angles)
     if not quiet:
         for message in messages:
@@ -228,16 +227,6 @@ def bootstrap_error(
 def _sine(square: np.ndarray) -> np.ndarray:
     """Of an angle whose cosine is given by its square."""
     return np.sqrt(np.maximum(1.0 - square, 0.0))
-
-
-def _tilt(outside: np.ndarray, mass: np.ndarray) -> np.ndarray:
-    """Sine of the largest angle between m orthonormal vectors and the first m unit vectors, from their other entries.
-
-    ``mass`` is what each has beyond those entries.
-    """
-    square = np.swapaxes(outside.conj(), 1, 2) @ outside + np.diag(mass)
-    square = square / np.sqrt(np.outer(1 + mass, 1 + mass))
-    return np.sqrt(np.clip(np.linalg.eigvalsh(square)[:, -1], 0.0, 1.0))
 
 
 def _kept(full: int, top: int, wanted: int | str | None) -> int:

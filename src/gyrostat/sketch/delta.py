@@ -15,7 +15,7 @@ import numpy as np
 from .._checks import Integer, check
 from .._errors import ArgumentError
 from .bootstrap import METRICS
-from .replicates import law
+from .replicates import law, spread
 from .sketches import Sketch
 
 
@@ -51,15 +51,16 @@ def delta_error(result: Any, k: int) -> dict[str, np.ndarray]:
     X = Y @ V  # (t, r)
     lam = s**2
     power = np.abs(X) ** 2
-    factor = np.broadcast_to(law(found, X)[0], (len(s), len(s)))
+    known = law(found)[0]
+    factor = spread(X) if known is None else np.full((len(s), len(s)), known)
     M = (power[:, :k].T @ power) * factor[:k] ** 2  # (k, r)
     gap = (lam[:k, None] - lam[None, :]) ** 2
     own = np.eye(k, len(s), dtype=bool)
     with np.errstate(divide="ignore", invalid="ignore"):
         right = np.where(own, 0.0, M / gap)
         left = right * lam[None, :] / lam[:k, None]
-        spread = np.diagonal(M) - np.diagonal(factor)[:k] ** 2 * lam[:k] ** 2 / len(X)
-        values = np.sqrt(np.maximum(spread, 0.0) / (4 * lam[:k]))
+        moved = np.diagonal(M) - np.diagonal(factor)[:k] ** 2 * lam[:k] ** 2 / len(X)
+        values = np.sqrt(np.maximum(moved, 0.0) / (4 * lam[:k]))
     rms = {"values": values, "left": np.sqrt(left.sum(axis=1)), "right": np.sqrt(right.sum(axis=1))}
     if getattr(result, "transposed", False):
         rms["left"], rms["right"] = rms["right"], rms["left"]

@@ -16,7 +16,7 @@ import numpy as np
 from .. import _native
 
 HERE = Path(__file__).parent
-ABI = 2
+ABI = 3
 KEY_ROWS = 1024
 ALONE = 4 << 20  # bytes below which a second thread costs more than it brings
 LIBRARY, REASON = _native.load(HERE, ABI)
@@ -39,7 +39,8 @@ if LIBRARY is not None:
     LIBRARY.gy_norms.argtypes = [ctypes.c_int, _at, *[_size] * 3, _at]
     LIBRARY.gy_norms.restype = None
     LIBRARY.gy_times.argtypes = [ctypes.c_int, _at, *[_size] * 3, _at, _size, ctypes.c_int, _at]
-    LIBRARY.gy_replicates.argtypes = [*[_size] * 4, ctypes.c_int, *[_at] * 6]
+    LIBRARY.gy_replicates.argtypes = [*[_size] * 4, ctypes.c_int, _at, ctypes.c_int, ctypes.c_double, *[_at] * 7]
+    LIBRARY.gy_tilt.argtypes = [*[_size] * 4, *[_at] * 3]
 
 
 def describe() -> dict[str, Any]:
@@ -110,18 +111,58 @@ def times(data: np.ndarray, V: np.ndarray, count: int) -> np.ndarray:
     return out
 
 
-def replicates(X: np.ndarray, draws: np.ndarray, k: int, factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The k largest eigenvalues (B, k) and their vectors (B, r, k) of Xᵀ diag(w_b) X, deviations times ``factor``."""
+def replicates(
+    X: np.ndarray, draws: np.ndarray, k: int, factor: float | None, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
+    """Eigenpairs of the replicates and what the bars need of them; None where they do not come to an end.
+
+    Args:
+        X: (t, r).
+        draws: (B, t).
+        k: How many.
+        factor: What deviations are multiplied with; None: to the law of gaussian rows.
+        weights: (r,).
+
+    Returns:
+        values (B, k), squares of q_j[j] (B, k), sums of weights q_j² (B, k), excess (k,), vectors (batches, k, r, lanes).
+    """
     assert LIBRARY is not None
     (t, r), count = X.shape, len(draws)
-    values, vectors = np.empty((count, k)), np.empty((count, r, k))
-    given = [np.ascontiguousarray(a) for a in (X, X.T @ X, factor, draws.astype(np.int64, copy=False))]
+    lanes = LIBRARY.gy_lanes()
+    each = (np.empty((count, k)), np.empty((count, k)), np.empty((count, k)))
+    out = (*each, np.empty(k), np.empty(((count + lanes - 1) // lanes, k, r, lanes)))
+    X, weights, draws = (np.ascontiguousarray(a) for a in (X, weights, draws.astype(np.int64, copy=False)))
     # a second thread costs about as much as 20 replicates of ten directions
     used = threads() if count * r * r >= 20_000 else 1
-    failed = LIBRARY.gy_replicates(t, r, k, count, used, *(a.ctypes.data for a in (*given, values, vectors)))
-    if failed:
+    failed = LIBRARY.gy_replicates(
+        t,
+        r,
+        k,
+        count,
+        used,
+        X.ctypes.data,
+        factor is None,
+        1.0 if factor is None else factor,
+        draws.ctypes.data,
+        weights.ctypes.data,
+        *(a.ctypes.data for a in out),
+    )
+    return None if _failed(failed) else out
+
+
+def tilt(vectors: np.ndarray, count: int, mass: np.ndarray) -> np.ndarray | None:
+    """Squared sine of the largest angle between the first m vectors and the first m directions, m = len(mass); (count,)."""
+    assert LIBRARY is not None
+    _, k, r, _ = vectors.shape
+    square, mass = np.empty(count), np.ascontiguousarray(mass)
+    failed = LIBRARY.gy_tilt(r, k, len(mass), count, vectors.ctypes.data, mass.ctypes.data, square.ctypes.data)
+    return None if _failed(failed) else square
+
+
+def _failed(code: int) -> bool:
+    if code == 1:
         raise MemoryError("gyrostat: no memory for the bootstrap replicates")
-    return values, vectors
+    return bool(code)
 
 
 def _rows(data: np.ndarray) -> tuple[int, int, int, int, int]:

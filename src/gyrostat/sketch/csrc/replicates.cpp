@@ -1,13 +1,13 @@
-// The leading eigenpairs of X' diag(w_b) X for bootstrap replicates b, where w_b counts how often each row of X was drawn.
-//
-// A vector holds the same entry of as many replicates as it has lanes. Cyclic Jacobi rotations: two sweeps over all pairs,
-// then over those with a wanted row, for as long as the wanted rows are not zero off the diagonal; where the rest cannot be
-// shown to hold only smaller eigenvalues, sweeps over all pairs to the end.
+// The leading eigenpairs of X' diag(w_b) X for bootstrap replicates b, where w_b counts how often each row of X was drawn, and
+// what the error bars need of them. A vector holds the same entry of as many replicates as it has lanes.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <exception>
+#include <stdexcept>
 #include <vector>
 
+#include "eigen.h"
 #include "lanes.h"
 #include "team.h"
 
@@ -15,7 +15,6 @@
 
 namespace {
 
-constexpr int SWEEPS = 40;
 constexpr int TILE = 12;  // pairs of columns whose sums stay in registers, for SIDE vectors of replicates
 #if defined(__AVX512F__)
 constexpr int SIDE = 2;
@@ -23,171 +22,226 @@ constexpr int SIDE = 2;
 constexpr int SIDE = 1;
 #endif
 
-GY_INLINE Lanes root(Lanes v) {
-#if defined(__AVX512F__)
-  return (Lanes)_mm512_sqrt_pd((__m512d)v);
-#else
-  for (int l = 0; l < LANES; ++l) v[l] = __builtin_sqrt(v[l]);
-  return v;
-#endif
-}
+constexpr size_t KEPT = size_t(4) << 20;  // bytes
 
-GY_INLINE Lanes magnitude(Lanes v) { return v < 0 ? -v : v; }
+struct Given {
+  int64_t t, r, k, count;
+  const double* X;  // (t, r)
+  bool scattered;   // deviations are scaled, entry by entry, to what gaussian rows have
+  double factor;    // else by this
+  const int64_t* draws;
+  const double* weights;
+};
 
-template <class Mask> GY_INLINE bool any(Mask mask) {
-  bool found = false;
-  for (int l = 0; l < LANES; ++l) found |= mask[l] != 0;
-  return found;
-}
+// kept from call to call by each thread, because fresh memory costs as much as what is done in it
+struct Room {
+  std::vector<HalfLanes> w;
+  std::vector<Lanes> G;
+  std::vector<double> products;
+  Eigen eigen;
 
-// as many replicates as a vector has lanes
-class Batch {
- public:
-  // G (r, r): the upper triangles, which it turns; Q (r, r): room for the vectors
-  Batch(int64_t r, int64_t k, Lanes* G, Lanes* Q) : r_(r), k_(k), G_(G), Q_(Q) {}
-
-  void solve(int64_t count, double* values, double* vectors) {
-    const Lanes zero{};
-    std::fill(Q_, Q_ + r_ * r_, zero);
-    for (int64_t i = 0; i < r_; ++i) Q_[i * r_ + i] = zero + 1;
-    for (int sweep = 0; sweep < SWEEPS && rotate(sweep < 2 ? r_ : k_); ++sweep) {
-    }
-    if (!leads())
-      for (int sweep = 0; sweep < SWEEPS && rotate(r_); ++sweep) {
-      }
-    const bool whole = !leads();
-    std::vector<int64_t> order(whole ? r_ : k_);
-    for (int64_t l = 0; l < count; ++l) {
-      for (size_t i = 0; i < order.size(); ++i) order[i] = int64_t(i);
-      std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return at(a, a)[l] > at(b, b)[l]; });
-      for (int64_t j = 0; j < k_; ++j) {
-        values[l * k_ + j] = at(order[j], order[j])[l];
-        for (int64_t i = 0; i < r_; ++i) vectors[(l * r_ + i) * k_ + j] = Q_[order[j] * r_ + i][l];
-      }
-    }
+  static Room& own() {
+    static thread_local Room room;
+    return room;
   }
-
- private:
-  const int64_t r_, k_;
-  Lanes *G_, *Q_;  // rows of Q are eigenvectors
-
-  Lanes& at(int64_t i, int64_t j) { return G_[i * r_ + j]; }
-
-  // one sweep over the pairs (p, q), p < q and p < rows; whether any was turned
-  bool rotate(int64_t rows) {
-    bool turned = false;
-    Lanes top{};
-    for (int64_t i = 0; i < r_; ++i) {
-      const Lanes x = magnitude(at(i, i));
-      top = x > top ? x : top;
-    }
-    const Lanes least = 1e-36 * top * top;
-    for (int64_t p = 0; p < std::min(rows, r_ - 1); ++p)
-      for (int64_t q = p + 1; q < r_; ++q) {
-        const Lanes app = at(p, p), aqq = at(q, q), apq = at(p, q);
-        if (!any(apq * apq > 1e-28 * magnitude(app * aqq) + least)) continue;
-        turned = true;
-        const Lanes gap = aqq - app, twice = 2 * apq;
-        const Lanes t = (gap < 0 ? -twice : twice) / (magnitude(gap) + root(gap * gap + twice * twice) + 1e-300);
-        const Lanes c = 1 / root(1 + t * t), s = t * c;
-        at(p, p) = app - t * apq;
-        at(q, q) = aqq + t * apq;
-        at(p, q) = Lanes{};
-        auto turn = [&](Lanes& x, Lanes& y) __attribute__((always_inline)) {
-          const Lanes a = x, b = y;
-          x = c * a - s * b;
-          y = s * a + c * b;
-        };
-        for (int64_t i = 0; i < p; ++i) turn(at(i, p), at(i, q));
-        for (int64_t i = p + 1; i < q; ++i) turn(at(p, i), at(i, q));
-        for (int64_t i = q + 1; i < r_; ++i) turn(at(p, i), at(q, i));
-        for (int64_t i = 0; i < r_; ++i) turn(Q_[p * r_ + i], Q_[q * r_ + i]);
-      }
-    return turned;
-  }
-
-  // whether the first k are the k largest: by Gershgorin's circles of the rest
-  bool leads() {
-    if (k_ == r_) return true;
-    Lanes lowest = at(0, 0);
-    for (int64_t j = 1; j < k_; ++j) lowest = at(j, j) < lowest ? at(j, j) : lowest;
-    for (int64_t i = k_; i < r_; ++i) {
-      Lanes reach = at(i, i);
-      for (int64_t j = k_; j < i; ++j) reach += magnitude(at(j, i));
-      for (int64_t j = i + 1; j < r_; ++j) reach += magnitude(at(i, j));
-      if (any(reach > lowest)) return false;
-    }
-    return true;
+  // whatever is larger than most calls need goes back
+  void leave() {
+    if ((w.size() / 2 + G.size()) * sizeof(Lanes) > KEPT) *this = Room();
   }
 };
 
-// sums over the rows of products of columns, tile (t, TILE), with weights w (SIDE, t)
-template <int N> void weigh(int64_t t, const double* tile, const Lanes* w, Lanes (*out)[TILE]) {
+struct Found {
+  double *values, *overlap, *length, *excess, *vectors;
+};
+
+// the columns of X, scaled by a power of two to entries of at most 1, each beginning `stride` further
+struct Columns {
+  int64_t stride;
+  double unit;
+  std::vector<double> at, square;
+
+  // an odd number of cache lines, so that the same row of many columns does not fall into one set
+  explicit Columns(const Given& g) : stride(8 * ((g.t + 7) / 8 | 1)), unit(1), at(size_t(g.r * stride)), square(size_t(g.r)) {
+    double top = 0;
+    for (int64_t i = 0; i < g.t * g.r; ++i) top = std::max(top, std::abs(g.X[i]));
+    if (top > 0) unit = std::ldexp(1.0, std::ilogb(top));
+    for (int64_t i = 0; i < g.t; ++i)
+      for (int64_t p = 0; p < g.r; ++p) at[size_t(p * stride + i)] = g.X[i * g.r + p] / unit;
+    for (int64_t p = 0; p < g.r; ++p) {
+      Lanes sum{};
+      for (int64_t i = 0; i < g.t; i += LANES) sum += lanes(&at[size_t(p * stride + i)]) * lanes(&at[size_t(p * stride + i)]);
+      square[size_t(p)] = total(sum);
+    }
+  }
+};
+
+// sums over the rows of products, each `stride` further, with weights w (SIDE, t)
+template <int N> void weigh(int64_t t, int64_t stride, const double* product, const HalfLanes* w, Lanes (*out)[TILE]) {
   Lanes sum[N][TILE] = {};
-  for (int64_t i = 0; i < t; ++i)
+  for (int64_t i = 0; i < t; ++i) {
+    Lanes weight[N];
+    for (int b = 0; b < N; ++b) weight[b] = __builtin_convertvector(w[b * t + i], Lanes);
     for (int u = 0; u < TILE; ++u)
-      for (int b = 0; b < N; ++b) sum[b][u] += tile[i * TILE + u] * w[b * t + i];
+      for (int b = 0; b < N; ++b) sum[b][u] += product[u * stride + i] * weight[b];
+  }
   std::memcpy(out, sum, sizeof sum);
 }
 
-// the upper triangles of middle + factor (X' diag(w_b) X - middle) for `batches` vectors of replicates, weights w (batches, t)
-void gram(int64_t t, int64_t r, int64_t batches, const double* X, const double* middle, const double* factor, const Lanes* w,
-          Lanes* G) {
-  std::vector<double> tile(size_t(t * TILE));
+// the upper triangles of M + F (X' diag(w_b) X - M), M = X'X, for `batches` vectors of replicates; `fourth` (r, r) gets the
+// sums of x_ip^2 x_iq^2
+void gram(const Given& g, const Columns& X, int64_t batches, Room& room, double* fourth) {
+  const int64_t r = g.r, stride = X.stride;
+  const HalfLanes* w = room.w.data();
+  Lanes* G = room.G.data();
+  std::vector<double>& products = room.products;
+  products.resize(size_t(TILE * stride));
   int64_t row[TILE], column[TILE], p = 0, q = 0;
+  double middle[TILE], factor[TILE];
   while (p < r) {
     int width = 0;
     for (; width < TILE && p < r; ++width) {
       row[width] = p;
       column[width] = q;
+      const double *a = &X.at[size_t(p * stride)], *b = &X.at[size_t(q * stride)];
+      Lanes sum{}, squares{};
+      for (int64_t i = 0; i < g.t; i += LANES) {
+        const Lanes product = lanes(a + i) * lanes(b + i);
+        keep(&products[size_t(width * stride + i)], product);
+        sum += product;
+        squares += product * product;
+      }
+      middle[width] = total(sum);
+      factor[width] = g.factor;
+      fourth[p * r + q] = fourth[q * r + p] = total(squares);
+      if (g.scattered) {
+        const double cross = middle[width] * middle[width], resampled = fourth[p * r + q] - cross / double(g.t);
+        const double gaussian = (X.square[size_t(p)] * X.square[size_t(q)] + cross) / double(g.t);
+        factor[width] = resampled > 0 ? std::sqrt(gaussian / resampled) : 0;
+      }
       if (++q == r) q = ++p;
     }
-    for (int u = width; u < TILE; ++u) row[u] = column[u] = r - 1;
-    for (int64_t i = 0; i < t; ++i)
-      for (int u = 0; u < TILE; ++u) tile[size_t(i * TILE + u)] = X[i * r + row[u]] * X[i * r + column[u]];
     for (int64_t b = 0; b < batches; b += SIDE) {
       Lanes sum[SIDE][TILE];
       const int64_t several = std::min<int64_t>(SIDE, batches - b);
       if (several == SIDE)
-        weigh<SIDE>(t, tile.data(), w + b * t, sum);
+        weigh<SIDE>(g.t, stride, products.data(), w + b * g.t, sum);
       else
-        weigh<1>(t, tile.data(), w + b * t, sum);
+        weigh<1>(g.t, stride, products.data(), w + b * g.t, sum);
       for (int64_t side = 0; side < several; ++side)
-        for (int u = 0; u < width; ++u) {
-          const int64_t at = row[u] * r + column[u];
-          G[(b + side) * r * r + at] = middle[at] + factor[at] * (sum[side][u] - middle[at]);
-        }
+        for (int u = 0; u < width; ++u)
+          G[(b + side) * r * r + row[u] * r + column[u]] = middle[u] + factor[u] * (sum[side][u] - middle[u]);
     }
   }
 }
 
-void replicates(int64_t t, int64_t r, int64_t k, int64_t count, int threads, const double* X, const double* middle,
-                const double* factor, const int64_t* draws, double* values, double* vectors) {
-  const int64_t all = (count + LANES - 1) / LANES;
-  run(threads, [&](int part) {
-    const int64_t first = all * part / threads, batches = all * (part + 1) / threads - first;
-    std::vector<Lanes> w(size_t(batches * t)), G(size_t(batches * r * r)), Q(size_t(r * r));
-    const int64_t low = first * LANES, high = std::min(count, low + batches * LANES);
-    for (int64_t c = low; c < high; ++c)
-      for (int64_t i = 0; i < t; ++i) w[size_t((c - low) / LANES * t + draws[c * t + i])][(c - low) % LANES] += 1;
-    gram(t, r, batches, X, middle, factor, w.data(), G.data());
-    for (int64_t b = 0; b < batches; ++b) {
-      const int64_t c = low + b * LANES;
-      Batch(r, k, &G[size_t(b * r * r)], Q.data()).solve(std::min<int64_t>(LANES, high - c), values + c * k, vectors + c * r * k);
-    }
-  });
+// the mean square of what couples component j to the others, over that of gaussian rows
+double excess(const Given& g, const Columns& X, const double* fourth, int64_t j) {
+  if (g.scattered) return 1;
+  double coupled = 0, others = 0;
+  for (int64_t l = 0; l < g.r; ++l) {
+    if (l == j) continue;
+    coupled += fourth[j * g.r + l];
+    others += X.square[size_t(l)];
+  }
+  const double gaussian = X.square[size_t(j)] * others / double(g.t);
+  return gaussian > 0 ? g.factor * g.factor * coupled / gaussian : 1;
 }
 
-}  // namespace
+void replicates(const Given& g, int threads, const Found& out) {
+  const int64_t all = (g.count + LANES - 1) / LANES, t = g.t, r = g.r, k = g.k;
+  const Columns X(g);
+  std::atomic<bool> lost{false};
+  run(threads, [&](int part) {
+    const int64_t begin = all * part / threads, batches = all * (part + 1) / threads - begin;
+    Room& room = Room::own();
+    auto& w = room.w;
+    w.assign(size_t(batches * t), HalfLanes{});
+    room.G.resize(size_t(batches * r * r));
+    std::vector<double> fourth(size_t(r * r));
+    for (int64_t c = begin * LANES; c < std::min(g.count, (begin + batches) * LANES); ++c)
+      for (int64_t i = 0; i < t; ++i) w[size_t((c / LANES - begin) * t + g.draws[c * t + i])][c % LANES] += 1;
+    gram(g, X, batches, room, fourth.data());
+    if (!part)
+      for (int64_t j = 0; j < k; ++j) out.excess[j] = excess(g, X, fourth.data(), j);
+    Eigen& eigen = room.eigen;
+    eigen.begin(r, k, true);
+    for (int64_t b = 0; b < batches; b += PAIR) {
+      const int several = int(std::min<int64_t>(PAIR, batches - b));
+      if (!eigen.solve(&room.G[size_t(b * r * r)], several)) lost = true;
+      for (int m = 0; m < several; ++m) {
+        const Lanes* z = &eigen.vectors[size_t(m * k * r)];
+        const int64_t batch = begin + b + m;
+        std::memcpy(out.vectors + batch * k * r * LANES, z, size_t(k * r) * sizeof(Lanes));
+        for (int64_t j = 0; j < k; ++j, z += r) {
+          Lanes length{};
+          for (int64_t i = 0; i < r; ++i) length += g.weights[i] * z[i] * z[i];
+          const Lanes overlap = z[j] * z[j], value = eigen.values[size_t(m * r + j)] * X.unit * X.unit;
+          for (int64_t l = 0; l < std::min<int64_t>(LANES, g.count - batch * LANES); ++l) {
+            const int64_t at = (batch * LANES + l) * k + j;
+            out.values[at] = value[l];
+            out.overlap[at] = overlap[l];
+            out.length[at] = length[l];
+          }
+        }
+      }
+    }
+    room.leave();
+  });
+  if (lost) throw std::runtime_error("not a number");
+}
 
-// X (t, r), middle = X'X and factor (r, r): the replicate is middle + factor (X' diag(w) X - middle); draws (count, t);
-// values (count, k), largest first; vectors (count, r, k)
-GY_EXPORT int gy_replicates(int64_t t, int64_t r, int64_t k, int64_t count, int threads, const double* X, const double* middle,
-                            const double* factor, const int64_t* draws, double* values, double* vectors) {
+// squared sine of the largest angle between the first m vectors and the first m unit vectors
+void tilt(int64_t r, int64_t k, int64_t m, int64_t count, const double* vectors, const double* mass, double* square) {
+  Room& room = Room::own();
+  auto& S = room.G;
+  S.resize(std::max(S.size(), size_t(PAIR * m * m)));
+  room.eigen.begin(m, 1, false);
+  const int64_t all = (count + LANES - 1) / LANES;
+  for (int64_t b = 0; b < all; b += PAIR) {
+    const int several = int(std::min<int64_t>(PAIR, all - b));
+    for (int u = 0; u < several; ++u) {
+      const double* z = vectors + (b + u) * k * r * LANES;
+      for (int64_t i = 0; i < m; ++i)
+        for (int64_t j = i; j < m; ++j) {
+          Lanes sum = Lanes{} + (i == j ? mass[i] : 0.0);
+          for (int64_t l = m; l < r; ++l) sum += lanes(z + (i * r + l) * LANES) * lanes(z + (j * r + l) * LANES);
+          S[size_t((u * m + i) * m + j)] = sum / std::sqrt((1 + mass[i]) * (1 + mass[j]));
+        }
+    }
+    if (!room.eigen.solve(S.data(), several)) throw std::runtime_error("not a number");
+    for (int u = 0; u < several; ++u)
+      for (int64_t l = 0; l < std::min<int64_t>(LANES, count - (b + u) * LANES); ++l)
+        square[(b + u) * LANES + l] = room.eigen.values[size_t(u * m)][l];
+  }
+}
+
+template <class Work> int guarded(const Work& work) {
   try {
-    replicates(t, r, k, count, threads, X, middle, factor, draws, values, vectors);
+    work();
+  } catch (const std::runtime_error&) {
+    return 2;
   } catch (const std::exception&) {
     return 1;
   }
   return 0;
+}
+
+}  // namespace
+
+GY_EXPORT int gy_lanes() { return LANES; }
+
+// X (t, r); draws (count, t): rows; weights (r). values, overlap = q_j[j]^2, length = sum weights q_j[l]^2: (count, k), values
+// the largest first; excess (k); vectors q (batches, k, r, lanes), a batch being as many replicates as there are lanes.
+// 1: no memory; 2: not a number
+GY_EXPORT int gy_replicates(int64_t t, int64_t r, int64_t k, int64_t count, int threads, const double* X, int scattered,
+                            double factor, const int64_t* draws, const double* weights, double* values, double* overlap,
+                            double* length, double* excess, double* vectors) {
+  return guarded([&] {
+    replicates({t, r, k, count, X, bool(scattered), factor, draws, weights}, threads, {values, overlap, length, excess, vectors});
+  });
+}
+
+// square (count): of the sine of the largest angle, of vectors as above that have `mass` (m) outside the r directions
+GY_EXPORT int gy_tilt(int64_t r, int64_t k, int64_t m, int64_t count, const double* vectors, const double* mass, double* square) {
+  return guarded([&] { tilt(r, k, m, count, vectors, mass, square); });
 }
