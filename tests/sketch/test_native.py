@@ -213,6 +213,20 @@ def test_draws_outside_the_sketch_are_refused():
         bootstrap_error(found, 2, boot_idx=np.full((20, 50), 50), quiet=True)
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_slow_sketches_say_so_once(monkeypatch, caplog, asked):
+    monkeypatch.setattr(_native, "_SAID", set())
+    monkeypatch.setattr(native, "LIBRARY", None)
+    monkeypatch.setattr(native, "REFERENCE", asked)
+    # of another version: what an old build beside new sources is
+    monkeypatch.setattr(native, "REASON", _native.load(native.HERE, 10**6)[1])
+    for _ in range(2):
+        bootstrap_error(sketch(polynomial(500, 6)[0], 150), 2, quiet=True)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == (0 if asked else 1)
+    assert all(s.startswith("sketches take the slow path: the native library is") and "install" in s for s in said)
+
+
 BUILDS = _native.builds(native.HERE)
 
 

@@ -7,11 +7,14 @@ holds the builds of one library, ``_native_v2.so`` and so on.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 from pathlib import Path
 
 LEVELS = ("generic", "v2", "v3", "v4")
 EXTRA = ("amx", "bf16")  # instructions beyond the levels: for everything else the newest level serves
+
+_SAID: set[str] = set()
 
 
 def load(folder: Path, abi: int) -> tuple[ctypes.CDLL | None, str]:
@@ -53,3 +56,10 @@ def _open(folder: Path, level: str, abi: int) -> tuple[ctypes.CDLL | None, str]:
     if found.gy_abi_version() != abi:
         return None, f"the native library is of another version ({found.gy_abi_version()}, not {abi}); install again"
     return found, f"native kernel, {'generic vectors' if level == 'generic' else 'x86-64-' + level}"
+
+
+def say_once(who: str, reason: str) -> None:
+    """Warn in the log, once in a process, that ``who`` take the slow path."""
+    if (message := f"{who} take the slow path: {reason}") not in _SAID:
+        _SAID.add(message)
+        logging.getLogger("gyrostat").warning(message)

@@ -20,7 +20,8 @@ ABI = 3
 KEY_ROWS = 1024
 ALONE = 4 << 20  # bytes below which a second thread costs more than it brings
 LIBRARY, REASON = _native.load(HERE, ABI)
-if os.environ.get("GYROSTAT_BACKEND") == "reference":
+REFERENCE = os.environ.get("GYROSTAT_BACKEND") == "reference"
+if REFERENCE:
     LIBRARY, REASON = None, "GYROSTAT_BACKEND=reference"
 if LIBRARY is not None:
     _size, _at = ctypes.c_int64, ctypes.c_void_p
@@ -41,6 +42,13 @@ if LIBRARY is not None:
     LIBRARY.gy_times.argtypes = [ctypes.c_int, _at, *[_size] * 3, _at, _size, ctypes.c_int, _at]
     LIBRARY.gy_replicates.argtypes = [*[_size] * 4, ctypes.c_int, _at, ctypes.c_int, ctypes.c_double, *[_at] * 7]
     LIBRARY.gy_tilt.argtypes = [*[_size] * 4, *[_at] * 3]
+
+
+def ready() -> bool:
+    """Whether there is a library; where there should be one and is none, the log says so once."""
+    if LIBRARY is None and not REFERENCE:
+        _native.say_once("sketches", REASON)
+    return LIBRARY is not None
 
 
 def describe() -> dict[str, Any]:

@@ -181,7 +181,7 @@ class Times(Collect):
     @property
     def takes_rows(self) -> bool:
         """Whether :meth:`take` can be used."""
-        return native.LIBRARY is not None and self._V.dtype == np.float64
+        return native.ready() and self._V.dtype == np.float64
 
     def take(self, data: np.ndarray, threads: int = 1) -> float:
         """Take the next rows; a number that is finite where all of theirs are."""

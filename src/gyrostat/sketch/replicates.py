@@ -77,7 +77,7 @@ def replicate(
     t, r = X.shape
     k = min(k, r)
     weights = np.ones(r) if weights is None else weights
-    if native.LIBRARY is not None and X.dtype == np.float64 and r <= LARGE and t <= MOST:
+    if native.ready() and X.dtype == np.float64 and r <= LARGE and t <= MOST:
         found = native.replicates(X, draws, k, factor, weights)
         if found is not None:
             return Replicates(*found, True)

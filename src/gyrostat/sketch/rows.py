@@ -276,7 +276,7 @@ def row_energy(data: Any) -> np.ndarray:
     if sp.issparse(data):
         of = np.repeat(np.arange(data.shape[0]), np.diff(data.indptr))
         return np.bincount(of, weights=np.abs(data.data) ** 2, minlength=data.shape[0])
-    if native.LIBRARY is not None and native.readable(data):
+    if native.ready() and native.readable(data):
         return native.norms(data)
     if data.dtype.kind == "c":
         real = data.view(np.float64)

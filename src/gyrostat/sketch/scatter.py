@@ -52,7 +52,7 @@ class Scatter:
     @property
     def takes_rows(self) -> bool:
         """Whether :meth:`take` can be used: the kernel is here."""
-        return native.LIBRARY is not None
+        return native.ready()
 
     def take(self, data: np.ndarray, threads: int = 1) -> float:
         """Add the next rows as they lie in memory; their squared norm, not finite where one of their numbers is not."""

@@ -7,18 +7,18 @@ kernel: ``native`` for the CPU, ``gpu`` for CUDA. A cell enters an operator thro
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..._native import say_once
+
 if TYPE_CHECKING:
     from ..cell import Cell
 
 Runner = Callable[..., Any]
-_SAID: set[str] = set()
 
 
 def find(cell: Cell, dtype: torch.dtype, device: torch.device) -> tuple[Runner | None, str]:
@@ -38,7 +38,7 @@ def find(cell: Cell, dtype: torch.dtype, device: torch.device) -> tuple[Runner |
         return None, f"there is no fused kernel for the device {device.type!r}"
     found, reason = native.available()
     if not found:
-        _say_once(reason)
+        say_once("recurrent layers", reason)
         return None, reason
     if dtype not in (torch.float32, torch.float64):
         return None, f"the fused kernels compute in float32 and float64, not {str(dtype).removeprefix('torch.')}"
@@ -62,9 +62,3 @@ def describe() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "precision": f"{bf16.precision()!r}; for inference there is {bf16.offers()}",
     }
-
-
-def _say_once(reason: str) -> None:
-    if reason not in _SAID:
-        _SAID.add(reason)
-        logging.getLogger("gyrostat").warning("recurrent layers take the slow path: %s", reason)
