@@ -49,7 +49,7 @@ def test_ragged_data_are_read_whole(model, tmp_path, capsys):
     line = ["train", data, "--model", model, "--hidden-size", "2", "--max-steps", "2", "--out", folder, "--quiet"]
     assert run([*line, "--device", "cpu"]) == 0
     capsys.readouterr()
-    line = ["analyse", folder, "--data", data, "--out", str(page), "--repeats", "2", "--quiet", "--json"]
+    line = ["analyse", folder, "--out", str(page), "--repeats", "2", "--quiet", "--json"]
     assert run(line) == 0
     result = json.loads(capsys.readouterr().out)
     from gyrostat.data.catalogue import open_data

@@ -31,20 +31,20 @@ def open_run(folder: Path, data: str | None) -> dict[str, Any]:
         result = json.loads((folder / "result.json").read_text())
         name, digest, history = config["data"], config["data_hash"], result["history"]
         seed = int(config["train"]["seed"])
+        source = str(config.get("source") or name.split()[0])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: config.json or result.json is missing or damaged") from error
-    # a run keeps the data's name and hash, not its options: the defaults are tried, the hash decides
     try:
-        opened = open_data(data if data is not None else name.split()[0], seed=seed)
+        opened = open_data(data if data is not None else source, seed=seed)
     except DataError as error:
         if data is not None:
             raise
         raise ArgumentError(
-            f"the data of the run in {folder} ({name}) cannot be found; name them with --data"
+            f"the data of the run in {folder} ({source}) cannot be found; name them with --data"
         ) from error
     if opened.content_hash != digest:
         raise ArgumentError(
-            f"--data: {data or name} does not give the data that the run in {folder} was trained on; "
+            f"--data: {data or source} does not give the data that the run in {folder} was trained on; "
             "name the same data again, options included"
         )
     return {"model": model, "data": opened, "config": config, "history": history, "result": result}

@@ -111,7 +111,7 @@ def train(
     with watch(f"{model} on {opened.name}, {count} parameters", epochs, quiet or not first) as seen:
         run = run_training(
             opened, model_config, config, folder, strategy=how, on_epoch=seen.epoch, on_step=seen.step, record=spectra,
-            device=device, tensorboard=tensorboard,
+            device=device, tensorboard=tensorboard, about={"source": data},
         )  # fmt: skip
     leave()
     if not first:

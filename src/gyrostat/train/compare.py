@@ -119,7 +119,7 @@ def work(job: Job) -> dict[str, Any]:
     config = TrainConfig(**job.train)
     with one_thread():
         if not (folder / "result.json").is_file():
-            train(data, ModelConfig(**job.model), config, folder, record=spectra)
+            train(data, ModelConfig(**job.model), config, folder, record=spectra, about={"source": job.data})
         model, _ = load_model(folder)
         result = json.loads((folder / "result.json").read_text())
         eigenvalues = {k: _eigenvalues(m) for k, m in matrices_of(model).items()}

@@ -118,7 +118,7 @@ class RunFolder:
 
     Attributes:
         folder: ``config.json``, ``metrics.jsonl``, ``state.safetensors``, ``model.safetensors``, ``result.json``.
-        facts: What makes two runs the same.
+        facts: What makes two runs the same, and ``source``, where the data were found.
     """
 
     folder: Path
@@ -134,9 +134,11 @@ class RunFolder:
         if not path.is_file():
             return None
         tensors, saved = load_state(path)
-        if saved.get("facts") != json.loads(json.dumps(self.facts)):
+        # the hash says which data they are; their path may be typed in another way
+        theirs, ours = ({**(f or {}), "source": ""} for f in (saved.get("facts"), json.loads(json.dumps(self.facts))))
+        if theirs != ours:
             raise CheckpointError(
-                f"{self.folder}: holds a run of other settings or data{_difference(saved.get('facts'), self.facts)}; "
+                f"{self.folder}: holds a run of other settings or data{_difference(theirs, ours)}; "
                 "choose another folder, or --force"
             )
         return tensors, saved
