@@ -207,3 +207,10 @@ def test_a_zip_that_is_no_npz(tmp_path):
 def test_sequence_data_refuses_too_few():
     with pytest.raises(DataError, match="at least 4"):
         SequenceData("x", np.zeros((2, 3, 1)), np.array([0, 1]), "classify")
+
+
+@pytest.mark.parametrize("n", [4, 5, 6, 7])
+def test_a_handful_of_sequences_is_split_in_three(n):
+    data = SequenceData("few", np.zeros((n, 5, 1), "float32"), np.arange(n) % 2, "classify")
+    assert all(len(rows) for rows in data.split.values())
+    assert sorted(np.concatenate(list(data.split.values()))) == list(range(n))

@@ -213,6 +213,8 @@ def random_split(labels: np.ndarray | None, n: int, seed: int = 0, shares: tuple
         parts["test"] += order[b:].tolist()
     if not parts["valid"] or not parts["test"]:
         order = rng.permutation(n)
-        a, b = max(1, round(shares[0] * n)), max(2, round((shares[0] + shares[1]) * n))
+        # each part has a row, however few there are
+        b = max(2, min(n - 1, round((shares[0] + shares[1]) * n)))
+        a = max(1, min(b - 1, round(shares[0] * n)))
         parts = {"train": order[:a].tolist(), "valid": order[a:b].tolist(), "test": order[b:].tolist()}
     return {k: np.array(sorted(v), dtype=np.int64) for k, v in parts.items()}
