@@ -6,7 +6,8 @@
     python benchmarks/sketch.py memory                         a file twice as large as the address space allowed
 
 Errors are the largest sine over the first k right singular vectors, against an exact decomposition. Peak memory is that of
-a process of its own, less what it held before the call. `peers` interleaves all methods in one process.
+a process of its own, less what it held before the call. `peers` interleaves all methods in one process. numpy's BLAS picks
+its kernel by the processor unless OPENBLAS_CORETYPE is set; the first line says which it was.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg as spl
+import threadpoolctl
 
 from gyrostat import SketchWarning, bootstrap_error, certify, sketched_svd, svd
 from gyrostat.sketch.npy import NpyFile
@@ -342,6 +344,14 @@ def memory(folder, limit_mib) -> None:
             show(name, *in_a_process(limited(task)), s, V)
 
 
+def blas() -> str:
+    """numpy's BLAS, its kernel and its threads: much of the time of every method here."""
+    found = [i for i in threadpoolctl.threadpool_info() if i["user_api"] == "blas" and "numpy" in i["filepath"]]
+    return ", ".join(
+        f"{i['internal_api']} {i['version']}, {i.get('architecture')}, {i['num_threads']} threads" for i in found
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["real", "peers", "cost", "memory"])
@@ -353,6 +363,7 @@ def main() -> None:
     parser.add_argument("--picture", help="where `cost` draws its times, a .png")
     parser.add_argument("--folder", help="where `memory` puts its file")
     options = parser.parse_args()
+    print(f"numpy {np.__version__}, {blas()}")
     if options.what == "real":
         real()
     elif options.what == "peers":
