@@ -11,6 +11,7 @@ from gyrostat._errors import ArgumentError, DataError, ModelError, NonFiniteErro
 from gyrostat.audit.bases import BASES, data_free
 from gyrostat.audit.calibration import calibrate
 from gyrostat.audit.reference import Reference
+from gyrostat.audit.scan import scan
 from gyrostat.audit.titration import KINDS, TitrationCurve, titrate
 from gyrostat.audit.verdict import uncalibrated
 
@@ -265,3 +266,17 @@ def test_without_references_nothing_is_called_clean():
     assert verdict.label == "uncalibrated"
     assert verdict.D is None
     assert verdict.p_value is None
+
+
+def test_references_of_another_architecture_are_doubted():
+    def net(width):
+        return torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Linear(16, width), torch.nn.ReLU(), torch.nn.Linear(width, 4)
+        )
+
+    for method in ("structured", "combined"):
+        reference = calibrate(lambda seed: net(20), 4, method=method, input_shape=SHAPE, n=32)
+        alike, other, unknown = (scan(m, reference=reference) for m in (net(22), net(200), lambda x: net(9).eval()(x)))
+        assert not alike.warnings
+        assert not unknown.warnings
+        assert "another architecture" in " ".join(other.warnings)

@@ -9,6 +9,7 @@ the way out, or, with ``trust``, loaded in a child process with limits (see :mod
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -95,8 +96,8 @@ def load_model(
     kind = sniff(path)
     digest = sha256_of(path)
     if kind.name == "onnx":
-        inspect_graph(path)
-        return _in_worker(path, "onnx", digest, limits, [])
+        graph = inspect_graph(path).graph
+        return _in_worker(path, "onnx", digest, limits, [], sum(math.prod(w.dims) for w in graph.initializer))
     if kind.name == "safetensors":
         return _with_architecture(path, "safetensors", digest, architecture, _read_safetensors)
     report = pickle_report(path) if kind.name in ("torch", "pickle") else None
@@ -167,7 +168,9 @@ def _check_archive(path: Path, entries: list[zipfile.ZipInfo]) -> None:
         raise UnsafeFileError(f"{path.name}: the archive is encrypted; re-save the checkpoint")
 
 
-def _in_worker(path: Path, kind: str, digest: str, limits: Limits | None, notes: list[str]) -> LoadedModel:
+def _in_worker(
+    path: Path, kind: str, digest: str, limits: Limits | None, notes: list[str], weights: int | None = None
+) -> LoadedModel:
     worker = Worker(limits)
     try:
         about, _ = worker.call("load", {"path": str(path.resolve()), "kind": kind})
@@ -186,6 +189,7 @@ def _in_worker(path: Path, kind: str, digest: str, limits: Limits | None, notes:
             raise UnsafeFileError(f"{path.name}: the model answered nothing")
         return found
 
+    predict.weights = weights  # pyright: ignore[reportFunctionMemberAccess]
     return LoadedModel(predict, kind, digest, tuple(map(int, shape)) if shape else None, notes, worker)
 
 

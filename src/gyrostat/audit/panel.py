@@ -74,6 +74,10 @@ class Panel(Result):
         """The curves of a model, made as those of the references were; settings as in :func:`titrate`."""
         return tuple(reference.ask(model, base_images, **settings) for reference in self.references)
 
+    def doubts(self, curves: Sequence[TitrationCurve]) -> list[str]:
+        """What speaks against comparing the curves of a model with the references although both were made the same way."""
+        return self.references[0].doubts(curves[0])
+
     def score(self, curves: Sequence[TitrationCurve]) -> Verdict:
         """The verdict on the curves of one model, in the order of the references.
 

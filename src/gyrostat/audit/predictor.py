@@ -145,3 +145,11 @@ class Predictor:
         self.outputs = "labels"
         # a model that gives labels only is sure of every one of them
         return whole, torch.ones(n, dtype=torch.float64), None
+
+
+def weight_count(model: Any) -> int | None:
+    """How many weights a model has, where that is known: of an ``nn.Module``, and of what ``load_model`` read."""
+    if isinstance(model, nn.Module):
+        return sum(p.numel() for p in model.parameters())
+    known = getattr(model, "weights", None)
+    return known if isinstance(known, int) else None

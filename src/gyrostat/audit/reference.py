@@ -23,12 +23,13 @@ from .. import __version__
 from .._errors import ArgumentError, DataError
 from .._results import Result
 from .stages import titrate_last_stage
-from .titration import TitrationCurve, settings_hash, titrate
+from .titration import OF_THE_MODEL, TitrationCurve, settings_hash, titrate
 from .verdict import Verdict, decide
 
 FORMAT = "gyrostat-reference-1"
 SUSPICIOUS = 4.0
 SOFTENING = 0.05
+ALIKE = 1.25  # exporting a model changes the number of its weights a little
 _CONDITIONS = ("all", "confident", "changed and confident")
 _NOT_ONE = "not a reference of gyrostat, or damaged; make one with  gyrostat calibrate"
 
@@ -127,7 +128,7 @@ class Reference(Result):
         """
         if settings_hash(curve.settings) == settings_hash(self.settings):
             return
-        keys = sorted({*curve.settings, *self.settings} - {"outputs"})
+        keys = sorted({*curve.settings, *self.settings} - {*OF_THE_MODEL})
         different = [
             f"{k} {self.settings.get(k)!r} against {curve.settings.get(k)!r}"
             for k in keys
@@ -136,6 +137,16 @@ class Reference(Result):
         raise ArgumentError(
             f"the reference and the curve were made differently: {'; '.join(different)}; make both the same way"
         )
+
+    def doubts(self, curve: TitrationCurve) -> list[str]:
+        """What speaks against comparing a curve with the references although both were made the same way."""
+        own, theirs = curve.settings.get("weights"), self.settings.get("weights")
+        if not own or not theirs or 1 / ALIKE < own / theirs < ALIKE:
+            return []
+        return [
+            f"the model has {own:,} weights and the references have {theirs:,}: models of another architecture answer "
+            "noise otherwise, so calibrate on clean models of its own"
+        ]
 
     def score(self, curve: TitrationCurve) -> Verdict:
         """The verdict on one curve.

@@ -163,6 +163,7 @@ def scan(
         verdict = uncalibrated(curve)
     else:
         verdict = reference.score(found)  # pyright: ignore[reportArgumentType]
+        opened.warnings.extend(reference.doubts(found))  # pyright: ignore[reportArgumentType]
     return Report(
         **about, verdict=verdict, curve=curve, warnings=opened.warnings, seconds=time.perf_counter() - started,
         reference_mean=None if reference is None else reference.mean, other_curves=tuple(others),

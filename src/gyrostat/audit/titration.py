@@ -31,10 +31,11 @@ from .._results import Result
 from .bases import BASES, data_free, given
 from .laws import LAWS, draw_noise
 from .peaks import Peaks
-from .predictor import OUTPUTS, Predictor
+from .predictor import OUTPUTS, Predictor, weight_count
 
 SIGMAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0)
 GAMMAS = (0.5, 0.9, 0.95, 0.99)
+OF_THE_MODEL = ("outputs", "weights")
 PAPER = {
     "sigmas": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5),
     "gammas": (0.95,),
@@ -327,6 +328,8 @@ def titrate(
     }  # fmt: skip
     if step is not None:
         settings["step"] = step
+    if (weights := weight_count(model)) is not None:
+        settings["weights"] = weights
     return TitrationCurve(
         sigmas, gammas, N * reps, counts.shape[1], counts, flipped, confident, both, kind, settings,
         time.perf_counter() - started, peaks.values(),
@@ -334,8 +337,8 @@ def titrate(
 
 
 def settings_hash(settings: dict[str, Any]) -> str:
-    """What two curves must share to be compared: a digest of all settings but how the scores were read."""
-    compared = {k: v for k, v in settings.items() if k != "outputs"}
+    """What two curves must share to be compared: a digest of all settings but what they were asked of."""
+    compared = {k: v for k, v in settings.items() if k not in OF_THE_MODEL}
     return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:16]
 
 

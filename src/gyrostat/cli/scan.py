@@ -93,7 +93,7 @@ def scan(
         progress_bar,
         render,
     )
-    from ._shared import out_file
+    from ._shared import out_file, stderr
 
     if out is not None:
         out_file(out, force, model, reference)
@@ -108,4 +108,6 @@ def scan(
     text = render(report, format or by_ending(out), model, out)
     if text:
         sys.stdout.write(text)
+    for warning in report.warnings:
+        stderr.print(f"gyrostat: note: {warning}", markup=False, soft_wrap=True)
     return report.exit_code(strict=strict, fail_on_score=fail_on_score)
