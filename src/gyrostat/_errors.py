@@ -67,3 +67,8 @@ def missing_extra(package: str, extra: str, why: str) -> MissingExtraError:
         why: What the package is needed for, as the start of a sentence.
     """
     return MissingExtraError(f"{why} needs the package {package!r}: install it with  pip install 'gyrostat[{extra}]'")
+
+
+def printable(text: str) -> str:
+    """A sentence in which a file's own words may stand, on one line: nothing in it moves the cursor of a terminal."""
+    return "".join(ch if ch.isprintable() else "?" for ch in " ".join(text.split()))

@@ -335,3 +335,29 @@ def test_ten_thousand_mutants(here):
             continue
     assert opened > 3
     assert sorted(os.listdir(here)) == ["m", "w.bin"]
+
+
+ESCAPE = "\x1b]0;mine\x07"
+
+
+@pytest.mark.parametrize("form", ["text", "md", "json", "sarif"])
+def test_names_in_a_graph_do_not_move_the_cursor(form, tmp_path, capsys):
+    operator = graph([helper.make_node(f"Op{ESCAPE}", ["x", "W"], ["y"], domain=f"own{ESCAPE}")])
+    outputs = graph([helper.make_node("MatMul", ["x", "W"], ["y"]), helper.make_node("Identity", ["y"], [ESCAPE])])
+    outputs.graph.output.append(helper.make_tensor_value_info(ESCAPE, TensorProto.FLOAT, ["N", 3]))
+    for number, model in enumerate((operator, outputs)):
+        (tmp_path / f"{number}.onnx").write_bytes(model.SerializeToString())
+    assert run(["scan", str(tmp_path / "0.onnx"), "--format", form]) == 3
+    assert run(["scan", str(tmp_path / "1.onnx"), "--format", form, "--n", "8"]) == 0
+    told = capsys.readouterr()
+    assert "gives 2 outputs" in told.err
+    assert not {"\x1b", "\x07"} & {*told.out, *told.err}
+
+
+def test_what_a_file_says_is_told_on_one_line_without_control_characters(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text(f"1,2\n3,x{ESCAPE}\n")
+    assert run(["svd", str(tmp_path / "a.csv"), "--rank", "1"]) == 2
+    told = capsys.readouterr().err
+    assert "not a number" in told
+    assert told.count("\n") == 1
+    assert "\x1b" not in told

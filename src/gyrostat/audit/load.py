@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .._errors import ArgumentError, ModelError, UnsafeFileError, missing_extra
+from .._errors import ArgumentError, ModelError, UnsafeFileError, missing_extra, printable
 from .formats import sniff
 from .graph import inspect_graph
 from .pickles import PickleReport, walk
@@ -180,7 +180,7 @@ def _in_worker(
     about = about if isinstance(about, dict) else {}
     shape, outputs = about.get("input_shape"), about.get("outputs") or []
     if len(outputs) > 1:
-        names = ", ".join(str(name)[:40] for name in outputs[:8])
+        names = ", ".join(printable(str(name))[:40] for name in outputs[:8])
         notes = [*notes, f"the model gives {len(outputs)} outputs ({names}); the first is taken for its scores"]
 
     def predict(x: Any) -> np.ndarray:

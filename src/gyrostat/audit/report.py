@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import __version__
+from .._errors import printable
 from ..report.figures import new_figure, style
 from ..report.page import Page
 from .scan import LIMITS_IN_WORDS, Report
@@ -170,4 +171,4 @@ def _classes(page: Page, report: Report) -> None:
 
 def _plain(text: str) -> str:
     """Names out of a hostile file, on one line and without control characters."""
-    return "".join(ch if ch.isprintable() and ch not in "`|<>" else "?" for ch in text)[:200]
+    return "".join("?" if ch in "`|<>" else ch for ch in printable(text))[:200]

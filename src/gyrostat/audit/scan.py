@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .._errors import ArgumentError, DataError, GyrostatError, UnsafeFileError
+from .._errors import ArgumentError, DataError, GyrostatError, UnsafeFileError, printable
 from .._results import Result
 from .formats import sniff
 from .load import LoadedModel, load_model, pickle_report, sha256_of
@@ -128,18 +128,21 @@ def scan(
         path = Path(model)
         if not path.exists():
             raise ArgumentError(f"{path}: no such file")
-        about = {"name": path.name, "sha256": sha256_of(path) if path.is_file() else "", "format": "unknown"}
+        about = {"name": printable(path.name), "sha256": sha256_of(path) if path.is_file() else "", "format": "unknown"}
         try:
             about["format"] = sniff(path).name
             opened = load_model(path, architecture=architecture, trust=trust, limits=limits)
         except UnsafeFileError as error:
             return Report(
-                **about, refused=str(error), would_call=_would_call(path), seconds=time.perf_counter() - started
+                **about,
+                refused=printable(str(error)),
+                would_call=_would_call(path),
+                seconds=time.perf_counter() - started,
             )
         except ArgumentError:
             raise
         except GyrostatError as error:
-            return Report(**about, failed=str(error), seconds=time.perf_counter() - started)
+            return Report(**about, failed=printable(str(error)), seconds=time.perf_counter() - started)
     with opened:
         shape = input_shape or opened.input_shape
         if shape is not None and opened.input_shape not in (None, tuple(shape)):
@@ -157,7 +160,9 @@ def scan(
         except (ArgumentError, DataError):
             raise
         except GyrostatError as error:
-            return Report(**about, failed=str(error), warnings=opened.warnings, seconds=time.perf_counter() - started)
+            return Report(
+                **about, failed=printable(str(error)), warnings=opened.warnings, seconds=time.perf_counter() - started
+            )
     curve, *others = (found,) if isinstance(found, TitrationCurve) else found
     if reference is None:
         verdict = uncalibrated(curve)

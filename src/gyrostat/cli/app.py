@@ -18,7 +18,7 @@ import cyclopts
 from rich.console import Console
 
 from .. import __version__
-from .._errors import GyrostatError
+from .._errors import GyrostatError, printable
 
 _NOT_VERBS = {"app"}
 
@@ -99,8 +99,7 @@ def _words(argv: list[str] | None) -> list[str]:
 
 
 def _say(console: Console, message: str, kind: str = "error") -> None:
-    sentence = " ".join(message.split())
-    console.print(f"gyrostat: {kind}: {sentence}", markup=False)
+    console.print(f"gyrostat: {kind}: {printable(message)}", markup=False)
 
 
 if __name__ == "__main__":
