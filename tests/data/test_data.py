@@ -113,6 +113,17 @@ def test_ragged_forms_agree(tmp_path):
     a, b = open_data(flat), open_data(table)
     np.testing.assert_allclose(a.x, b.x, atol=1e-6)
     np.testing.assert_array_equal(a.lengths, b.lengths)
+    wide = tmp_path / "wide.csv"
+    lines = [",".join(["id", *map(str, range(max(lengths))), "label"])]
+    lines += [
+        ",".join([f"s{i}", *map(repr, p[:, 0].tolist()), *[""] * (max(lengths) - len(p)), str(y[i])])
+        for i, p in enumerate(pieces)
+    ]
+    wide.write_text("\n".join(lines))
+    np.testing.assert_allclose(open_data(wide).x[..., 0], a.x[..., 0], atol=1e-6)
+    np.testing.assert_array_equal(open_data(wide).lengths, a.lengths)
+    wide.write_text("\n".join(line.rpartition(",")[0] for line in lines))
+    assert open_data(wide, answers=False).x.shape == (20, max(lengths), 1)
     ts = tmp_path / "one.ts"
     ts.write_text(
         "@problemName x\n@data\n"
@@ -157,6 +168,10 @@ def test_bad_npz(tmp_path, changes, words):
         ("id,time,x,label\n1,0,1,a\n1,1,2,b\n", "labels"),
         ("id,time,x,label\n1,0,1\n", "fields"),
         ("id,time,x,label\n", "no rows"),
+        ("0,1,label\n1,,a\n,2,b\n", "line 3, column 0: '' is not a number"),
+        ("0,1,label\n,,a\n", "no numbers"),
+        ("0,1,2\n1,2,3\n", "header"),
+        ("label,0,target\na,1,2\n", "header"),
         ("", "empty"),
     ],
 )

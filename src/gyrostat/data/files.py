@@ -1,4 +1,4 @@
-"""The user's own sequences: ``.npz``, long-format ``.csv`` and UCR/UEA ``.ts``; nothing in a file is ever executed.
+"""The user's own sequences: ``.npz``, ``.csv`` and UCR/UEA ``.ts``; nothing in a file is ever executed.
 
 What the answers mean is decided in :mod:`gyrostat.data.answers`; a ``.csv`` column ``target`` and a ``.ts`` line
 ``@targetLabel true`` hold targets, ``@classLabel true`` classes.
@@ -8,8 +8,6 @@ Values are standardised per feature with the mean and deviation of the training 
 
 from __future__ import annotations
 
-import csv
-import itertools
 import zipfile
 import zlib
 from dataclasses import replace
@@ -22,9 +20,8 @@ from .._checks import Boolean, check
 from .._errors import ArgumentError, ArgumentTypeError, DataError
 from .answers import TASK, read_answers
 from .sequences import SequenceData, random_split
+from .tables import read_table
 from .ts import read_ts
-
-ANSWERS = ("label", "target")
 
 
 def open_file(
@@ -154,61 +151,9 @@ def _unflatten(X: np.ndarray, lengths: np.ndarray, name: str) -> np.ndarray:
 
 
 def _read_csv(path: Path, seed: int, task: str) -> SequenceData:
-    """Long format: columns id, time, then features, then label or target; a header line names them."""
-    rows: dict[str, list[tuple[float, list[float]]]] = {}
-    labels: dict[str, str] = {}
-    try:
-        text = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path.name}: not a text file in UTF-8") from error
-    reader = csv.reader(text)
-    try:
-        header = [h.strip() for h in next(reader, [])]
-        if task == "none" and header[-1:] and header[-1] not in ANSWERS:
-            header.append("label")
-            reader = ([*row, "-"] for row in reader if row)
-        if len(header) < 4 or header[0] != "id" or header[1] != "time" or header[-1] not in ANSWERS:
-            raise DataError(
-                f"{path.name}: the header must be id,time,<features...>,label (or target), got {','.join(header)[:120]!r}"
-            )
-        task = "regress" if header[-1] == "target" and task == "auto" else task
-        for number, row in enumerate(reader, 2):
-            if not row:
-                continue
-            if len(row) != len(header):
-                raise DataError(f"{path.name}: line {number} has {len(row)} fields, the header {len(header)}")
-            key, label = row[0].strip(), "-" if task == "none" else row[-1].strip()
-            if not label:
-                raise DataError(f"{path.name}: line {number} has no {header[-1]}")
-            if labels.setdefault(key, label) != label:
-                raise DataError(
-                    f"{path.name}: line {number}: sequence {key!r} has the {header[-1]}s {labels[key]!r} and {label!r}"
-                )
-            numbers = [_number(cell, path.name, number, header[i + 1]) for i, cell in enumerate(row[1:-1])]
-            rows.setdefault(key, []).append((numbers[0], numbers[1:]))
-    except csv.Error as error:
-        raise DataError(f"{path.name}: cannot be read as CSV: {error}") from error
-    if not rows:
-        raise DataError(f"{path.name}: has a header and no rows")
-    sequences = []
-    for key, steps in rows.items():
-        steps.sort(key=lambda s: s[0])
-        if any(a[0] == b[0] for a, b in itertools.pairwise(steps)):
-            raise DataError(f"{path.name}: sequence {key!r} has two rows with the same time")
-        sequences.append(np.array([s[1] for s in steps]))
-    return ragged(path, sequences, np.array(list(labels.values())), tuple(header[2:-1]), seed, task)
-
-
-def _number(cell: str, name: str, line: int, column: str) -> float:
-    try:
-        value = float(cell)
-    except ValueError as error:
-        raise DataError(f"{name}: line {line}, column {column}: {cell!r} is not a number") from error
-    if not np.isfinite(value):
-        raise DataError(
-            f"{name}: line {line}, column {column}: {cell.strip()} is not finite; fill the gap or drop the row"
-        )
-    return value
+    table = read_table(path, answers=task != "none")
+    task = "regress" if table.kind == "target" and task == "auto" else task
+    return ragged(path, table.sequences, np.array(table.answers), table.features, seed, task)
 
 
 def _read_ts(path: Path, seed: int, task: str) -> SequenceData:
