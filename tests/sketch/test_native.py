@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gyrostat import _native, bootstrap_error
 from gyrostat._errors import NonFiniteError
+from gyrostat._rng import numpy_stream
 from gyrostat.sketch import native
 from gyrostat.sketch.replicates import eigen, excess, replicate, spread
 from gyrostat.sketch.rows import as_rows, row_energy
@@ -174,7 +175,19 @@ def test_replicates_equal_lapack(t, r, k, count, law, factor, repeated):
 @needs_library
 def test_what_is_not_a_number_goes_to_the_twin():
     X = np.full((20, 3), np.nan)
-    assert native.replicates(X, np.zeros((9, 20), int), 2, 1.0, np.ones(3)) is None
+    assert native.replicates(X, np.zeros((9, 20), int), None, 2, 1.0, np.ones(3)) is None
+
+
+@needs_library
+@pytest.mark.parametrize("t", [1, 2, 3, 500, 512, 69_921])
+def test_replicates_are_drawn_as_numpy_draws_them(t):
+    if t > 10_000:  # one word in 61,000 is refused, and moves all that follow
+        assert 2**32 % t / 2**32 * 20 * t > 10
+    X = np.random.default_rng(0).standard_normal((t, 2))
+    drawn = replicate(X, 20, 2, random=numpy_stream(3, "bootstrap"))
+    given = replicate(X, numpy_stream(3, "bootstrap").integers(0, t, (20, t)), 2)
+    np.testing.assert_array_equal(drawn.values, given.values)
+    np.testing.assert_array_equal(drawn.vectors, given.vectors)
 
 
 @needs_library

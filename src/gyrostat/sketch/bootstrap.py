@@ -177,14 +177,14 @@ def bootstrap_error(
     r = _kept(len(s), top, projection)
     X = Y @ V[:, :r]  # (t, r)
     if boot_idx is None:
-        draws = numpy_stream(seed, "bootstrap").integers(0, t, (replicates, t))
+        draws, random = replicates, numpy_stream(seed, "bootstrap")
     else:
-        draws = np.asarray(boot_idx)
+        draws, random, replicates = np.asarray(boot_idx), None, len(boot_idx)
         if draws.min(initial=0) < 0 or draws.max(initial=0) >= t:
             raise ArgumentError(f"bootstrap_error: boot_idx must be rows of the sketch, 0 to {t - 1}")
     factor, plain = law(found)
     powered = s**tail
-    drawn = replicate(X, draws, top, factor, powered[:r] ** 2)
+    drawn = replicate(X, draws, top, factor, powered[:r] ** 2, random)
     rest = float(np.linalg.norm(Y) ** 2 - s @ s) if len(s) < min(Y.shape) else 0.0
     out = beyond(s, top, r, t, rest, powered**2, drawn.excess)
     pushed = drawn.values[:, :k] + out.push[:k] * (1.0 if factor is None else factor**2)
@@ -208,7 +208,7 @@ def bootstrap_error(
     resolved = _resolved(powered[:r], per_component["values"], k)
     spans = sorted({*subspace, *_cluster_ends(resolved, k)})
     angles = {m: float(level(drawn.tilt(out.mass[:m]))) for m in spans}
-    messages = plain + _messages(found, k, t, alpha, len(draws), resolved, angles)
+    messages = plain + _messages(found, k, t, alpha, replicates, resolved, angles)
     if not quiet:
         for message in messages:
             warn(message)

@@ -6,18 +6,20 @@ ctypes lets other Python threads run during a call.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from .. import _native
 
 HERE = Path(__file__).parent
-ABI = 3
+ABI = 4
 KEY_ROWS = 1024
+KEPT = 1 << 19  # numbers up to which memory is kept for the next call
 ALONE = 4 << 20  # bytes below which a second thread costs more than it brings
 LIBRARY, REASON = _native.load(HERE, ABI)
 REFERENCE = os.environ.get("GYROSTAT_BACKEND") == "reference"
@@ -40,7 +42,7 @@ if LIBRARY is not None:
     LIBRARY.gy_norms.argtypes = [ctypes.c_int, _at, *[_size] * 3, _at]
     LIBRARY.gy_norms.restype = None
     LIBRARY.gy_times.argtypes = [ctypes.c_int, _at, *[_size] * 3, _at, _size, ctypes.c_int, _at]
-    LIBRARY.gy_replicates.argtypes = [*[_size] * 4, ctypes.c_int, _at, ctypes.c_int, ctypes.c_double, *[_at] * 7]
+    LIBRARY.gy_replicates.argtypes = [*[_size] * 4, ctypes.c_int, _at, ctypes.c_int, ctypes.c_double, *[_at] * 8]
     LIBRARY.gy_tilt.argtypes = [*[_size] * 4, *[_at] * 3]
 
 
@@ -119,27 +121,80 @@ def times(data: np.ndarray, V: np.ndarray, count: int) -> np.ndarray:
     return out
 
 
+class Vectors:
+    """Vectors of replicates as the kernel leaves them, (batches, k, r, lanes), a batch being as many as a vector has lanes.
+
+    Their memory goes from call to call, because fresh memory costs as much as what is done in it.
+    """
+
+    _idle: ClassVar[list[np.ndarray]] = []
+
+    def __init__(self, count: int, k: int, r: int) -> None:
+        assert LIBRARY is not None
+        lanes = LIBRARY.gy_lanes()
+        self.shape = (-(-count // lanes), k, r, lanes)
+        size = math.prod(self.shape)
+        try:
+            self.flat = self._idle.pop()
+        except IndexError:
+            self.flat = np.empty(size)
+        if self.flat.size < size:
+            self.flat = np.empty(size)
+
+    def __del__(self) -> None:
+        if not self._idle and self.flat.size <= KEPT:
+            self._idle.append(self.flat)
+
+    def plain(self, count: int) -> np.ndarray:
+        """A copy, (count, r, k)."""
+        _, k, r, _ = self.shape
+        packed = self.flat[: math.prod(self.shape)].reshape(self.shape)
+        return packed.transpose(0, 3, 2, 1).reshape(-1, r, k)[:count]
+
+    def tilt(self, count: int, mass: np.ndarray) -> np.ndarray | None:
+        """Squared sine of the largest angle between the first m vectors and the first m directions, m = len(mass); (count,)."""
+        assert LIBRARY is not None
+        _, k, r, _ = self.shape
+        square, mass = np.empty(count), np.ascontiguousarray(mass)
+        failed = LIBRARY.gy_tilt(r, k, len(mass), count, self.flat.ctypes.data, mass.ctypes.data, square.ctypes.data)
+        return None if _failed(failed) else square
+
+
 def replicates(
-    X: np.ndarray, draws: np.ndarray, k: int, factor: float | None, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
+    X: np.ndarray,
+    draws: np.ndarray | int,
+    random: np.random.Generator | None,
+    k: int,
+    factor: float | None,
+    weights: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Vectors] | None:
     """Eigenpairs of the replicates and what the bars need of them; None where they do not come to an end.
 
     Args:
         X: (t, r).
-        draws: (B, t).
+        draws: (B, t), or B.
+        random: What draws B replicates: a fresh PCG64.
         k: How many.
         factor: What deviations are multiplied with; None: to the law of gaussian rows.
         weights: (r,).
 
     Returns:
-        values (B, k), squares of q_j[j] (B, k), sums of weights q_j² (B, k), excess (k,), vectors (batches, k, r, lanes).
+        values (B, k), squares of q_j[j] (B, k), sums of weights q_j² (B, k), excess (k,), vectors.
     """
     assert LIBRARY is not None
-    (t, r), count = X.shape, len(draws)
-    lanes = LIBRARY.gy_lanes()
-    each = (np.empty((count, k)), np.empty((count, k)), np.empty((count, k)))
-    out = (*each, np.empty(k), np.empty(((count + lanes - 1) // lanes, k, r, lanes)))
-    X, weights, draws = (np.ascontiguousarray(a) for a in (X, weights, draws.astype(np.int64, copy=False)))
+    (t, r), given = X.shape, isinstance(draws, np.ndarray)
+    count = len(draws) if given else int(draws)
+    X, weights = np.ascontiguousarray(X), np.ascontiguousarray(weights)
+    state = rows = None
+    if given:
+        rows = np.ascontiguousarray(draws, np.int64)
+    else:
+        assert random is not None
+        inner: Any = random.bit_generator.state["state"]
+        words = [x >> shift & (1 << 64) - 1 for x in (inner["state"], inner["inc"]) for shift in (64, 0)]
+        state = (ctypes.c_uint64 * 4)(*words)
+    each = np.empty((3, count, k))
+    excess, vectors = np.empty(k), Vectors(count, k, r)
     # a second thread costs about as much as 20 replicates of ten directions
     used = threads() if count * r * r >= 20_000 else 1
     failed = LIBRARY.gy_replicates(
@@ -151,20 +206,12 @@ def replicates(
         X.ctypes.data,
         factor is None,
         1.0 if factor is None else factor,
-        draws.ctypes.data,
+        rows.ctypes.data if rows is not None else None,
+        state,
         weights.ctypes.data,
-        *(a.ctypes.data for a in out),
+        *(a.ctypes.data for a in (*each, excess, vectors.flat)),
     )
-    return None if _failed(failed) else out
-
-
-def tilt(vectors: np.ndarray, count: int, mass: np.ndarray) -> np.ndarray | None:
-    """Squared sine of the largest angle between the first m vectors and the first m directions, m = len(mass); (count,)."""
-    assert LIBRARY is not None
-    _, k, r, _ = vectors.shape
-    square, mass = np.empty(count), np.ascontiguousarray(mass)
-    failed = LIBRARY.gy_tilt(r, k, len(mass), count, vectors.ctypes.data, mass.ctypes.data, square.ctypes.data)
-    return None if _failed(failed) else square
+    return None if _failed(failed) else (*each, excess, vectors)
 
 
 def _failed(code: int) -> bool:

@@ -37,16 +37,13 @@ class Replicates:
     overlap: np.ndarray
     length: np.ndarray
     excess: np.ndarray
-    _vectors: np.ndarray
-    _packed: bool
+    _vectors: np.ndarray | native.Vectors
 
     @property
     def vectors(self) -> np.ndarray:
         """q, (B, r, k)."""
-        if not self._packed:
-            return self._vectors
-        _, k, r, _ = self._vectors.shape
-        return self._vectors.transpose(0, 3, 2, 1).reshape(-1, r, k)[: len(self.values)]
+        kept = self._vectors
+        return kept if isinstance(kept, np.ndarray) else kept.plain(len(self.values))
 
     def tilt(self, mass: np.ndarray) -> np.ndarray:
         """Sine of the largest angle between the first m vectors and the first m directions, (B,).
@@ -54,7 +51,8 @@ class Replicates:
         Args:
             mass: What each vector has beside its r entries, (m,).
         """
-        square = native.tilt(self._vectors, len(self.values), mass) if self._packed else None
+        kept = self._vectors
+        square = None if isinstance(kept, np.ndarray) else kept.tilt(len(self.values), mass)
         if square is None:
             outside = self.vectors[:, len(mass) :, : len(mass)]
             tilted = np.swapaxes(outside.conj(), 1, 2) @ outside + np.diag(mass)
@@ -63,30 +61,39 @@ class Replicates:
 
 
 def replicate(
-    X: np.ndarray, draws: np.ndarray, k: int, factor: float | None = 1.0, weights: np.ndarray | None = None
+    X: np.ndarray,
+    draws: np.ndarray | int,
+    k: int,
+    factor: float | None = 1.0,
+    weights: np.ndarray | None = None,
+    random: np.random.Generator | None = None,
 ) -> Replicates:
     """Resample the rows of X and decompose.
 
     Args:
         X: (t, r).
-        draws: Row indices, (B, t).
+        draws: Row indices, (B, t); or B, to be drawn.
         k: How many components.
         factor: What the deviations from XᴴX are multiplied with; None: :func:`spread`.
         weights: Of the directions, (r,); None is all 1.
+        random: What draws, as it was made by :func:`gyrostat._rng.numpy_stream`.
     """
     t, r = X.shape
     k = min(k, r)
     weights = np.ones(r) if weights is None else weights
     if native.ready() and X.dtype == np.float64 and r <= LARGE and t <= MOST:
-        found = native.replicates(X, draws, k, factor, weights)
+        found = native.replicates(X, draws, random, k, factor, weights)
         if found is not None:
-            return Replicates(*found, True)
+            return Replicates(*found)
+    if not isinstance(draws, np.ndarray):
+        assert random is not None
+        draws = random.integers(0, t, (draws, t))
     W = np.stack([np.bincount(row, minlength=t) for row in draws]).astype(float)  # (B, t)
     values, Q = eigen(X, W, spread(X) if factor is None else factor)
     values, Q = values[:, :k], Q[:, :, :k]
     square = np.abs(Q) ** 2  # (B, r, k)
     overlap = np.diagonal(square, axis1=1, axis2=2)
-    return Replicates(values, overlap, np.einsum("l,blj->bj", weights, square), excess(X, factor, k), Q, False)
+    return Replicates(values, overlap, np.einsum("l,blj->bj", weights, square), excess(X, factor, k), Q)
 
 
 def law(found: Sketch) -> tuple[float | None, tuple[str, ...]]:

@@ -9,6 +9,7 @@
 
 #include "eigen.h"
 #include "lanes.h"
+#include "pcg.h"
 #include "team.h"
 
 #define GY_EXPORT extern "C" __attribute__((visibility("default")))
@@ -29,7 +30,8 @@ struct Given {
   const double* X;  // (t, r)
   bool scattered;   // deviations are scaled, entry by entry, to what gaussian rows have
   double factor;    // else by this
-  const int64_t* draws;
+  const int64_t* draws;      // (count, t), or null:
+  const uint64_t* generator;  // what draws them
   const double* weights;
 };
 
@@ -89,9 +91,8 @@ template <int N> void weigh(int64_t t, int64_t stride, const double* product, co
 
 // the upper triangles of M + F (X' diag(w_b) X - M), M = X'X, for `batches` vectors of replicates; `fourth` (r, r) gets the
 // sums of x_ip^2 x_iq^2
-void gram(const Given& g, const Columns& X, int64_t batches, Room& room, double* fourth) {
+void gram(const Given& g, const Columns& X, int64_t batches, const HalfLanes* w, Room& room, double* fourth) {
   const int64_t r = g.r, stride = X.stride;
-  const HalfLanes* w = room.w.data();
   Lanes* G = room.G.data();
   std::vector<double>& products = room.products;
   products.resize(size_t(TILE * stride));
@@ -147,20 +148,42 @@ double excess(const Given& g, const Columns& X, const double* fourth, int64_t j)
   return gaussian > 0 ? g.factor * g.factor * coupled / gaussian : 1;
 }
 
+// how often each row was drawn: (batches, t)
+void counts(const Given& g, std::vector<HalfLanes>& w) {
+  w.assign(size_t((g.count + LANES - 1) / LANES * g.t), HalfLanes{});
+  if (g.draws) {
+    for (int64_t c = 0; c < g.count; ++c)
+      for (int64_t i = 0; i < g.t; ++i) w[size_t(c / LANES * g.t + g.draws[c * g.t + i])][c % LANES] += 1;
+    return;
+  }
+  if (g.t == 1) {  // for which numpy draws nothing
+    for (auto& each : w) each = HalfLanes{} + 1;
+    return;
+  }
+  float* all = (float*)w.data();
+  int64_t c = 0, left = g.t;
+  float* own = all;
+  Pcg(g.generator).integers(uint32_t(g.t), g.count * g.t, [&](int64_t, uint32_t place) {
+    own[place * LANES] += 1;
+    if (--left) return;
+    left = g.t;
+    ++c;
+    own = all + c / LANES * g.t * LANES + c % LANES;
+  });
+}
+
 void replicates(const Given& g, int threads, const Found& out) {
   const int64_t all = (g.count + LANES - 1) / LANES, t = g.t, r = g.r, k = g.k;
   const Columns X(g);
+  auto& w = Room::own().w;
+  counts(g, w);
   std::atomic<bool> lost{false};
   run(threads, [&](int part) {
     const int64_t begin = all * part / threads, batches = all * (part + 1) / threads - begin;
     Room& room = Room::own();
-    auto& w = room.w;
-    w.assign(size_t(batches * t), HalfLanes{});
     room.G.resize(size_t(batches * r * r));
     std::vector<double> fourth(size_t(r * r));
-    for (int64_t c = begin * LANES; c < std::min(g.count, (begin + batches) * LANES); ++c)
-      for (int64_t i = 0; i < t; ++i) w[size_t((c / LANES - begin) * t + g.draws[c * t + i])][c % LANES] += 1;
-    gram(g, X, batches, room, fourth.data());
+    gram(g, X, batches, w.data() + begin * t, room, fourth.data());
     if (!part)
       for (int64_t j = 0; j < k; ++j) out.excess[j] = excess(g, X, fourth.data(), j);
     Eigen& eigen = room.eigen;
@@ -185,8 +208,8 @@ void replicates(const Given& g, int threads, const Found& out) {
         }
       }
     }
-    room.leave();
   });
+  Room::own().leave();
   if (lost) throw std::runtime_error("not a number");
 }
 
@@ -230,14 +253,14 @@ template <class Work> int guarded(const Work& work) {
 
 GY_EXPORT int gy_lanes() { return LANES; }
 
-// X (t, r); draws (count, t): rows; weights (r). values, overlap = q_j[j]^2, length = sum weights q_j[l]^2: (count, k), values
+// X (t, r); draws (count, t): rows, or null, and then the state of the generator that draws them, see Pcg; weights (r). values, overlap = q_j[j]^2, length = sum weights q_j[l]^2: (count, k), values
 // the largest first; excess (k); vectors q (batches, k, r, lanes), a batch being as many replicates as there are lanes.
 // 1: no memory; 2: not a number
 GY_EXPORT int gy_replicates(int64_t t, int64_t r, int64_t k, int64_t count, int threads, const double* X, int scattered,
-                            double factor, const int64_t* draws, const double* weights, double* values, double* overlap,
-                            double* length, double* excess, double* vectors) {
+                            double factor, const int64_t* draws, const uint64_t* generator, const double* weights,
+                            double* values, double* overlap, double* length, double* excess, double* vectors) {
   return guarded([&] {
-    replicates({t, r, k, count, X, bool(scattered), factor, draws, weights}, threads, {values, overlap, length, excess, vectors});
+    replicates({t, r, k, count, X, bool(scattered), factor, draws, generator, weights}, threads, {values, overlap, length, excess, vectors});
   });
 }
 
