@@ -4,9 +4,12 @@ import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gyrostat import SketchWarning, bootstrap_error, certify, sketched_svd, svd
 from gyrostat._errors import ArgumentError
+from gyrostat.sketch.bootstrap import _level
 from gyrostat.sketch.delta import delta_error
 from gyrostat.sketch.sketches import METHODS, Sketch, sketch
 from tests.sketch.matrices import polynomial, sine
@@ -144,6 +147,15 @@ def test_unbiased_quantile_is_a_replicate():
     assert (
         bootstrap_error(r, quantile="linear", quiet=True).per_component["right"][0] <= b.per_component["right"][0] * 2
     )
+
+
+@settings(max_examples=60, deadline=None)
+@given(count=st.integers(2, 120), alpha=st.floats(0.001, 0.999), rule=st.sampled_from(["unbiased", "linear"]))
+def test_quantiles_are_numpys(count, alpha, rule):
+    errors = np.random.default_rng(count).random((3, 2, count))
+    name = {"unbiased": "weibull", "linear": "linear"}[rule]
+    found = _level(errors, 1 - alpha, rule)
+    np.testing.assert_allclose(found, np.quantile(errors, 1 - alpha, axis=-1, method=name), rtol=1e-13)
 
 
 def test_coherent_rows_warn():

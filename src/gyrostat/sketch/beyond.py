@@ -30,7 +30,7 @@ def directions(k: int) -> int:
     return k + min(20, max(8, 2 * k // 5))
 
 
-def beyond(s: np.ndarray, k: int, r: int, t: int, rest: float, weights: np.ndarray, excess: np.ndarray) -> Beyond:
+def beyond(s: np.ndarray, k: int, r: int, t: int, extra: float, weights: np.ndarray, excess: np.ndarray) -> Beyond:
     """Sums over the directions l ≥ r.
 
     Args:
@@ -38,15 +38,15 @@ def beyond(s: np.ndarray, k: int, r: int, t: int, rest: float, weights: np.ndarr
         k: Components.
         r: Directions that the bootstrap works in.
         t: Rows of the sketch.
-        rest: Energy of the sketch that a truncated ``s`` leaves out; counted as if it all stood at the last value.
+        extra: How many times more the last value counts.
         weights: What ``weighted`` counts a direction with, (full,).
         excess: Mean square of the coupling of each component, in multiples of that of gaussian rows, (k,).
     """
-    lam, last = s**2, weights[-1]
-    tail, weights, count = lam[r:], weights[r:], np.ones(len(s) - r)
-    if rest > 0 and lam[-1] > 0:
-        tail, weights = np.append(tail, lam[-1]), np.append(weights, last)
-        count = np.append(count, rest / lam[-1])
+    lam = s**2
+    at, count = np.arange(r, len(s)), np.ones(len(s) - r)
+    if extra > 0:
+        at, count = np.append(at, len(s) - 1), np.append(count, extra)
+    tail = lam[at]
     gap, square = lam[:k, None] - tail, 4 / t * lam[:k, None] * tail
 
     def apart(square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -55,4 +55,4 @@ def beyond(s: np.ndarray, k: int, r: int, t: int, rest: float, weights: np.ndarr
         return moved, moved / np.maximum(root, 1e-300)
 
     mass = apart(square * excess[:, None])[1]
-    return Beyond(apart(square)[0] @ count, mass @ count, mass @ (count * weights))
+    return Beyond(apart(square)[0] @ count, mass @ count, mass @ (count * weights[at]))

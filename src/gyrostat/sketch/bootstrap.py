@@ -21,16 +21,16 @@ import numpy as np
 from .._checks import Boolean, Integer, OneOf, Real, check
 from .._errors import ArgumentError
 from .._results import Result
-from .._rng import numpy_stream
-from .beyond import EXACT, beyond, directions
-from .replicates import COHERENT, law, replicate
+from . import native
+from .beyond import EXACT, directions
+from .errors import METRICS, errors
+from .replicates import COHERENT, Fresh, law, replicate
 from .sketches import Sketch
 from .warning import warn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-METRICS = ("values", "left", "right")
 SAFETY = 1.05
 
 
@@ -101,12 +101,12 @@ class ErrorBounds(Result):
         return ax
 
 
-QUANTILES = {"unbiased": "weibull", "linear": "linear"}
+FEW = 64  # columns up to which the kernel of few columns is faster than BLAS
 RULES = {
     "k": Integer(low=1),
     "alpha": Real(low=0, high=1, closed="neither"),
     "replicates": Integer(low=2),
-    "quantile": OneOf(tuple(QUANTILES)),
+    "quantile": OneOf(("unbiased", "linear")),
     "seed": Integer(low=0),
     "quiet": Boolean(),
 }
@@ -175,39 +175,23 @@ def bootstrap_error(
     s, V = found.spectrum(k)
     top, tail = max([k, *subspace]), 1.0 / (2 * found.power + 1)
     r = _kept(len(s), top, projection)
-    X = Y @ V[:, :r]  # (t, r)
     if boot_idx is None:
-        draws, random = replicates, numpy_stream(seed, "bootstrap")
+        draws: np.ndarray | Fresh = Fresh(replicates, seed)
     else:
-        draws, random, replicates = np.asarray(boot_idx), None, len(boot_idx)
+        draws, replicates = np.asarray(boot_idx), len(boot_idx)
         if draws.min(initial=0) < 0 or draws.max(initial=0) >= t:
             raise ArgumentError(f"bootstrap_error: boot_idx must be rows of the sketch, 0 to {t - 1}")
     factor, plain = law(found)
     powered = s**tail
-    drawn = replicate(X, draws, top, factor, powered[:r] ** 2, random)
-    rest = float(np.linalg.norm(Y) ** 2 - s @ s) if len(s) < min(Y.shape) else 0.0
-    out = beyond(s, top, r, t, rest, powered**2, drawn.excess)
-    pushed = drawn.values[:, :k] + out.push[:k] * (1.0 if factor is None else factor**2)
-    length = drawn.length[:, :k] + out.weighted[:k]
-    errors = {
-        "values": np.abs(powered[:k] - np.maximum(pushed, 0.0) ** (tail / 2)),
-        "left": _sine(powered[:k] ** 2 * drawn.overlap[:, :k] / np.where(length > 0, length, 1.0)),
-        "right": _sine(drawn.overlap[:, :k] / (1 + out.mass[:k])),
-    }
-    if transposed:
-        errors["left"], errors["right"] = errors["right"], errors["left"]
-
-    def level(e: np.ndarray) -> Any:
-        rule: Any = QUANTILES[quantile]
-        return np.quantile(e, 1 - alpha, axis=0, method=rule)
-
-    columns = [np.column_stack([errors[m], errors[m].max(axis=1)]) for m in METRICS]
-    found_levels = level(np.concatenate(columns, axis=1)).reshape(len(METRICS), k + 1)
-    per_component = {m: found_levels[i, :k] for i, m in enumerate(METRICS)}
-    simultaneous = {m: float(found_levels[i, k]) for i, m in enumerate(METRICS)}
+    drawn = replicate(_product(Y, V[:, :r]), draws, top, factor, powered[:r] ** 2)
+    whole, mass = errors(found, s, powered, drawn, k, r, factor)
+    levels = _level(whole, 1 - alpha, quantile)
+    place = {"values": 0, "left": 1 + transposed, "right": 2 - transposed}
+    per_component = {m: levels[i, :k] for m, i in place.items()}
+    simultaneous = {m: float(levels[i, k]) for m, i in place.items()}
     resolved = _resolved(powered[:r], per_component["values"], k)
     spans = sorted({*subspace, *_cluster_ends(resolved, k)})
-    angles = {m: float(level(drawn.tilt(out.mass[:m]))) for m in spans}
+    angles = {m: float(_level(drawn.tilt(mass[:m]), 1 - alpha, quantile)) for m in spans}
     messages = plain + _messages(found, k, t, alpha, replicates, resolved, angles)
     if not quiet:
         for message in messages:
@@ -216,7 +200,7 @@ def bootstrap_error(
         {m: per_component[m] for m in metrics},
         {m: simultaneous[m] for m in metrics},
         angles,
-        {m: errors[m] for m in metrics},
+        {m: whole[place[m], :k].T for m in metrics},
         t,
         alpha,
         resolved,
@@ -224,9 +208,20 @@ def bootstrap_error(
     )
 
 
-def _sine(square: np.ndarray) -> np.ndarray:
-    """Of an angle whose cosine is given by its square."""
-    return np.sqrt(np.maximum(1.0 - square, 0.0))
+def _product(Y: np.ndarray, V: np.ndarray) -> np.ndarray:
+    if native.ready() and Y.dtype == V.dtype == np.float64 and native.readable(Y) and V.shape[1] <= FEW:
+        return native.times(Y, V, 1)
+    return Y @ V
+
+
+def _level(errors: np.ndarray, q: float, rule: str) -> np.ndarray:
+    """The q-quantile of the last axis, by numpy's rules."""
+    count = errors.shape[-1]
+    place = count * q + q - 1 if rule == "unbiased" else (count - 1) * q
+    place = min(max(place, 0.0), count - 1.0)
+    low = min(int(place), count - 2)
+    near = np.partition(errors, (low, low + 1), axis=-1)[..., low : low + 2]
+    return near[..., 0] + (place - low) * (near[..., 1] - near[..., 0])
 
 
 def _kept(full: int, top: int, wanted: int | str | None) -> int:

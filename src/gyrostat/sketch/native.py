@@ -6,18 +6,21 @@ ctypes lets other Python threads run during a call.
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from .. import _native
+from .._rng import numpy_stream
 
 HERE = Path(__file__).parent
-ABI = 4
+ABI = 5
 KEY_ROWS = 1024
 KEPT = 1 << 19  # numbers up to which memory is kept for the next call
 ALONE = 4 << 20  # bytes below which a second thread costs more than it brings
@@ -43,6 +46,7 @@ if LIBRARY is not None:
     LIBRARY.gy_norms.restype = None
     LIBRARY.gy_times.argtypes = [ctypes.c_int, _at, *[_size] * 3, _at, _size, ctypes.c_int, _at]
     LIBRARY.gy_replicates.argtypes = [*[_size] * 4, ctypes.c_int, _at, ctypes.c_int, ctypes.c_double, *[_at] * 8]
+    LIBRARY.gy_errors.argtypes = [*[_size] * 6, *[ctypes.c_double] * 2, ctypes.c_int, *[_at] * 8]
     LIBRARY.gy_tilt.argtypes = [*[_size] * 4, *[_at] * 3]
 
 
@@ -161,19 +165,15 @@ class Vectors:
 
 
 def replicates(
-    X: np.ndarray,
-    draws: np.ndarray | int,
-    random: np.random.Generator | None,
-    k: int,
-    factor: float | None,
-    weights: np.ndarray,
+    X: np.ndarray, draws: np.ndarray | None, state: Any, count: int, k: int, factor: float | None, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Vectors] | None:
     """Eigenpairs of the replicates and what the bars need of them; None where they do not come to an end.
 
     Args:
         X: (t, r).
-        draws: (B, t), or B.
-        random: What draws B replicates: a fresh PCG64.
+        draws: (B, t); None: by a generator.
+        state: Its state, see :func:`generator`.
+        count: B.
         k: How many.
         factor: What deviations are multiplied with; None: to the law of gaussian rows.
         weights: (r,).
@@ -182,18 +182,10 @@ def replicates(
         values (B, k), squares of q_j[j] (B, k), sums of weights q_j² (B, k), excess (k,), vectors.
     """
     assert LIBRARY is not None
-    (t, r), given = X.shape, isinstance(draws, np.ndarray)
-    count = len(draws) if given else int(draws)
+    t, r = X.shape
     X, weights = np.ascontiguousarray(X), np.ascontiguousarray(weights)
-    state = rows = None
-    if given:
-        rows = np.ascontiguousarray(draws, np.int64)
-    else:
-        assert random is not None
-        inner: Any = random.bit_generator.state["state"]
-        words = [x >> shift & (1 << 64) - 1 for x in (inner["state"], inner["inc"]) for shift in (64, 0)]
-        state = (ctypes.c_uint64 * 4)(*words)
-    each = np.empty((3, count, k))
+    rows = None if draws is None else np.ascontiguousarray(draws, np.int64)
+    values, overlap, length = np.empty((count, k)), np.empty((count, k)), np.empty((count, k))
     excess, vectors = np.empty(k), Vectors(count, k, r)
     # a second thread costs about as much as 20 replicates of ten directions
     used = threads() if count * r * r >= 20_000 else 1
@@ -206,12 +198,45 @@ def replicates(
         X.ctypes.data,
         factor is None,
         1.0 if factor is None else factor,
-        rows.ctypes.data if rows is not None else None,
+        None if rows is None else rows.ctypes.data,
         state,
         weights.ctypes.data,
-        *(a.ctypes.data for a in (*each, excess, vectors.flat)),
+        *(a.ctypes.data for a in (values, overlap, length, excess, vectors.flat)),
     )
-    return None if _failed(failed) else (*each, excess, vectors)
+    return None if _failed(failed) else (values, overlap, length, excess, vectors)
+
+
+@functools.lru_cache(maxsize=64)
+def generator(seed: int, *names: str) -> Any:
+    """The state of a fresh ``numpy_stream`` as the kernel takes it."""
+    inner: Any = numpy_stream(seed, *names).bit_generator.state["state"]
+    words = [x >> shift & (1 << 64) - 1 for x in (inner["state"], inner["inc"]) for shift in (64, 0)]
+    return (ctypes.c_uint64 * 4)(*words)
+
+
+def errors(
+    s: np.ndarray, powered: np.ndarray, given: Sequence[np.ndarray], sizes: Sequence[int], extra: float, factor: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Errors of the first k components (3, k + 1, B) and what the vectors have beyond r directions (top,).
+
+    Args:
+        s: Singular values of the sketch, (full,).
+        powered: Their roots, (full,).
+        given: values, overlap, length (B, top) and excess (top,) of the replicates.
+        sizes: k, r, t and the number of power passes.
+        extra: How many times more the last value counts.
+        factor: What deviations were multiplied with.
+    """
+    assert LIBRARY is not None
+    k, r, t, power = sizes
+    arrays = [np.ascontiguousarray(a) for a in (s, powered, given[3], *given[:3])]
+    count, top = given[0].shape
+    out, mass = np.empty((3, k + 1, count)), np.empty(top)
+    failed = LIBRARY.gy_errors(
+        count, k, top, r, len(s), t, extra, factor, power, *(a.ctypes.data for a in (*arrays, out, mass))
+    )
+    _failed(failed)
+    return out, mass
 
 
 def _failed(code: int) -> bool:

@@ -10,9 +10,11 @@ Source: Lopes, Erichson, Mahoney, arXiv:2003.04937. Differs from the released co
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from .._rng import numpy_stream
 from . import native
 from .scatter import SCATTERING
 from .sketches import Sketch
@@ -60,35 +62,42 @@ class Replicates:
         return np.sqrt(np.clip(square, 0.0, 1.0))
 
 
+class Fresh(NamedTuple):
+    """Draws that are still to be made: ``times`` as many rows as there are, from ``numpy_stream(seed, "bootstrap")``."""
+
+    times: int
+    seed: int
+
+    def rows(self, t: int) -> np.ndarray:
+        """(times, t) row indices."""
+        return numpy_stream(self.seed, "bootstrap").integers(0, t, (self.times, t))
+
+
 def replicate(
-    X: np.ndarray,
-    draws: np.ndarray | int,
-    k: int,
-    factor: float | None = 1.0,
-    weights: np.ndarray | None = None,
-    random: np.random.Generator | None = None,
+    X: np.ndarray, draws: np.ndarray | Fresh, k: int, factor: float | None = 1.0, weights: np.ndarray | None = None
 ) -> Replicates:
     """Resample the rows of X and decompose.
 
     Args:
         X: (t, r).
-        draws: Row indices, (B, t); or B, to be drawn.
+        draws: Row indices, (B, t); or how to draw them.
         k: How many components.
         factor: What the deviations from XᴴX are multiplied with; None: :func:`spread`.
         weights: Of the directions, (r,); None is all 1.
-        random: What draws, as it was made by :func:`gyrostat._rng.numpy_stream`.
     """
     t, r = X.shape
     k = min(k, r)
     weights = np.ones(r) if weights is None else weights
     if native.ready() and X.dtype == np.float64 and r <= LARGE and t <= MOST:
-        found = native.replicates(X, draws, random, k, factor, weights)
+        if isinstance(draws, Fresh):
+            given, state, count = None, native.generator(draws.seed, "bootstrap"), draws.times
+        else:
+            given, state, count = draws, None, len(draws)
+        found = native.replicates(X, given, state, count, k, factor, weights)
         if found is not None:
             return Replicates(*found)
-    if not isinstance(draws, np.ndarray):
-        assert random is not None
-        draws = random.integers(0, t, (draws, t))
-    W = np.stack([np.bincount(row, minlength=t) for row in draws]).astype(float)  # (B, t)
+    rows = draws.rows(t) if isinstance(draws, Fresh) else draws
+    W = np.stack([np.bincount(row, minlength=t) for row in rows]).astype(float)  # (B, t)
     values, Q = eigen(X, W, spread(X) if factor is None else factor)
     values, Q = values[:, :k], Q[:, :, :k]
     square = np.abs(Q) ** 2  # (B, r, k)

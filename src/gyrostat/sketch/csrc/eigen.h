@@ -14,18 +14,6 @@
 constexpr int PAIR = 2;           // matrices whose rotations are computed in turn, so that one waits while another divides
 constexpr double NOTHING = 1e-290;  // squares below it have lost digits, and are of no account in matrices of order 1
 
-GY_INLINE Lanes root(Lanes v) {
-#if defined(__AVX512F__)
-  return (Lanes)_mm512_sqrt_pd((__m512d)v);
-#else
-  for (int l = 0; l < LANES; ++l) v[l] = __builtin_sqrt(v[l]);
-  return v;
-#endif
-}
-
-GY_INLINE Lanes magnitude(Lanes v) { return v < 0 ? -v : v; }
-GY_INLINE Lanes larger(Lanes a, Lanes b) { return a > b ? a : b; }
-
 class Eigen {
  public:
   std::vector<Lanes> values, vectors;  // (PAIR, n), the first k sorted; (PAIR, k, n)
@@ -66,11 +54,13 @@ class Eigen {
       Lanes *v = A + p * n, square{};
       d[p] = v[p];
       for (int64_t j = p + 2; j < n; ++j) square += v[j] * v[j];
-      const Lanes x = v[p + 1], norm = root(square + x * x);
+      const Lanes x = v[p + 1], norm = root(square + x * x), sign = x < 0 ? Lanes{} - 1 : Lanes{} + 1;
       const auto flat = square < NOTHING;
-      e[p] = flat ? x : (x < 0 ? norm : -norm);
-      v[p + 1] = x - e[p];
-      const Lanes beta = flat ? Lanes{} : 1 / (flat ? norm + 1 : norm * (norm + magnitude(x)));
+      const Lanes inverse = flat ? Lanes{} : 1 / (flat ? Lanes{} + 1 : norm);
+      e[p] = flat ? x : -sign * norm;
+      v[p + 1] = sign + x * inverse;
+      for (int64_t j = p + 2; j < n; ++j) v[j] *= inverse;
+      const Lanes beta = flat ? Lanes{} : 1 / (1 + magnitude(x) * inverse);
       scale[p] = beta;
       product(A, v, p + 1);
       Lanes dot{};

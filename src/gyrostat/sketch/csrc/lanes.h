@@ -53,3 +53,15 @@ GY_INLINE double total(Lanes v) {
     for (int l = 0; l < half; ++l) v[l] += v[l + half];
   return v[0];
 }
+
+GY_INLINE Lanes root(Lanes v) {
+#if defined(__AVX512F__)
+  return (Lanes)_mm512_sqrt_pd((__m512d)v);
+#else
+  for (int l = 0; l < LANES; ++l) v[l] = __builtin_sqrt(v[l]);
+  return v;
+#endif
+}
+
+GY_INLINE Lanes magnitude(Lanes v) { return v < 0 ? -v : v; }
+GY_INLINE Lanes larger(Lanes a, Lanes b) { return a > b ? a : b; }
