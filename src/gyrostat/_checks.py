@@ -31,6 +31,7 @@ class _Number:
     optional: bool = False
 
     noun = "a number"
+    beyond = math.inf
 
     def _is_kind(self, value: Any) -> bool:
         return isinstance(value, numbers.Real) and not isinstance(value, bool)
@@ -55,6 +56,8 @@ class _Number:
         below = value <= self.high if self.closed in ("both", "right") else value < self.high
         if not (above and below):
             raise ArgumentError(f"{where}: {name} must be {self.describe()}, got {value!r}")
+        if not abs(value) < self.beyond:
+            raise ArgumentError(f"{where}: {name} must be {self.describe()}, got {value!r}, which is too large")
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Integer(_Number):
     """An integer in an interval; bool is not an integer here."""
 
     noun = "an integer"
+    beyond = 2.0**63  # torch and Python's own iterators count no further
 
     def _is_kind(self, value: Any) -> bool:
         return isinstance(value, numbers.Integral) and not isinstance(value, bool)

@@ -166,6 +166,9 @@ def test_a_plan_that_cannot_be_followed_is_refused_before_training(tmp_path, cap
         ("--epochs 3 --project-at 2", "cannot be halved"),
         ("--epochs 3 --refine-at 2 --project-at 2", "take one of the two"),
         ("--epochs 1 --device nowhere", "--device nowhere: is not available"),
+        ("--epochs 1 --dropout nan", "dropout must be"),
+        ("--epochs 1 --refine-noise 1e999", "which is too large"),
+        ("--epochs 1 --accumulate 99999999999999999999", "which is too large"),
     ):
         assert call(start + bad) == 2, bad
         said = capsys.readouterr().err
@@ -174,6 +177,14 @@ def test_a_plan_that_cannot_be_followed_is_refused_before_training(tmp_path, cap
         assert not (tmp_path / "run").exists()
     plan = levels(epochs=5, refine_at=(2, 3), project_at=(5,)).plan("hat:2")
     assert [b.K for b in plan] == [2, 3, 5, 2]
+
+
+def test_images_are_attacked_in_their_range(tmp_path, capsys):
+    line = "train-depth digits --channels 2 --segments 1 --solver euler --epochs 1 --quiet --out"
+    assert call(f"{line} {tmp_path / 'run'} --adversarial linf:0.1:1") == 0
+    assert "robust" in capsys.readouterr().out
+    assert call(f"{line} {tmp_path / 'other'} --adversarial far") == 2
+    assert capsys.readouterr().err.count("gyrostat: error:") == 1
 
 
 def test_compress_measures_only_on_data_the_network_reads(tmp_path, capsys, monkeypatch):

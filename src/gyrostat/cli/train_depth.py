@@ -111,8 +111,9 @@ def train_depth(
     )  # fmt: skip
     levels.plan(net.basis)
     net.build()
-    how = strategy_of(strategy, adversarial, opened)
-    rehearse(as_examples(opened), net, how, seed)
+    examples = as_examples(opened)
+    how = strategy_of(strategy, adversarial, examples)
+    rehearse(examples, net, how, seed)
     folder, first = open_run(out, force, device, mixed_precision, tensorboard, data)
     with watch(opened.name, epochs, quiet or not first) as seen:
         result = train_levels(

@@ -58,6 +58,9 @@ class NetConfig:
     dropout: float = 0.0
     max_length: int = 512
 
+    def __post_init__(self) -> None:
+        check({"dropout": Real(low=0, high=1, closed="left")}, vars(self), "train")
+
     @classmethod
     def for_data(cls, data: DepthData, **settings: Any) -> NetConfig:
         """The network that reads and answers what a data set holds.
