@@ -1,4 +1,4 @@
-"""No verb writes over what it reads, and none finds out at its end that nothing can be written."""
+"""No verb writes over what it reads, finds out at its end that nothing can be written, or rounds what it is told."""
 
 import numpy as np
 import pytest
@@ -49,3 +49,12 @@ def test_a_finished_run_that_is_read_is_not_cleared(tmp_path):
     assert (tmp_path / "data.csv").exists()
     assert out_folder(tmp_path, True, "report.json", "digits", None) == tmp_path
     assert not (tmp_path / "data.csv").exists()
+
+
+@pytest.mark.parametrize("option", ["--rank=2.7", "--max-size=600.5", "--seed=.5"])
+def test_a_fraction_is_no_integer(matrix, option, capsys):
+    assert run(["svd", str(matrix), "--rank", "2", option]) == 2
+    told = capsys.readouterr()
+    assert "into int" in told.err
+    assert told.out == ""
+    assert run(["svd", str(matrix), "--rank", "2.0"]) == 0

@@ -12,7 +12,9 @@ import importlib
 import pkgutil
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, get_args
 
 import cyclopts
 from rich.console import Console
@@ -48,11 +50,21 @@ def build_app(listing: bool = False) -> cyclopts.App:
         help="Deep learning as a dynamical system: stable recurrent layers, continuous depth, audits, sketched SVDs.",
         help_format="plaintext",
         suppress_keyboard_interrupt=False,  # an interruption has a sentence of its own
+        default_parameter=cyclopts.Parameter(converter=_convert),
     )
     for verb in verbs():
         told = {"help": purpose(verb)} if listing else {}
         app.command(f"gyrostat.cli.{verb}:{verb}", name=verb.replace("_", "-"), **told)
     return app
+
+
+def _convert(kind: Any, tokens: Sequence[cyclopts.Token]) -> Any:
+    """As cyclopts does, but 2.7 is no integer: it would become 3."""
+    if int in (kind, *get_args(kind)):
+        for token in tokens:
+            if "." in token.value and not float(token.value).is_integer():
+                raise ValueError
+    return cyclopts.convert(kind, tokens)
 
 
 def main(argv: list[str] | None = None) -> None:
