@@ -51,9 +51,9 @@ def test_a_finished_run_that_is_read_is_not_cleared(tmp_path):
     assert not (tmp_path / "data.csv").exists()
 
 
-@pytest.mark.parametrize("option", ["--rank=2.7", "--max-size=600.5", "--seed=.5"])
+@pytest.mark.parametrize("option", ["--rank=2.7", "--rank=2 --max-size=600.5", "--rank=2 --seed=.5"])
 def test_a_fraction_is_no_integer(matrix, option, capsys):
-    assert run(["svd", str(matrix), "--rank", "2", option]) == 2
+    assert run(["svd", str(matrix), *option.split()]) == 2
     told = capsys.readouterr()
     assert "into int" in told.err
     assert told.out == ""
