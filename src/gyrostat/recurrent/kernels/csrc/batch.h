@@ -9,6 +9,7 @@
 namespace gy {
 
 enum Save { NOTHING, FULL, LOW };
+constexpr size_t NEAR = size_t(16) << 20;  // bytes of a stash that the caches still hold when it is read
 
 template <class Arguments> class Batch {
  protected:

@@ -123,7 +123,10 @@ template <class T, class Hidden = Panels<T>> class Lem : Batch<gy_lem> {
     tape.step = long(step);
     if (g.wanted > 0) tape.y = (T*)g.ys + at;
     if (g.wanted > 1) tape.z = (T*)g.zs + at;
-    if (g.save == FULL) tape.slots = stash + at, tape.slot = long(slot), tape.away = true, kept_states(tape, stash + at, slot);
+    if (g.save == FULL) {
+      tape.slots = stash + at, tape.slot = long(slot), tape.away = sizeof(T) * slot * (KEPT + 2) > NEAR;
+      kept_states(tape, stash + at, slot);
+    }
     State s = {in(g.y0) + at, in(g.z0) + at};
     if (g.save == LOW) {
       const size_t blocks = (g.T + g.block - 1) / g.block;
@@ -151,22 +154,30 @@ template <class T, class Hidden = Panels<T>> class Lem : Batch<gy_lem> {
 
   static GY_INLINE void keep(bool away, T* p, V v, int n) { away ? store_away(p, v, n) : store(p, v, n); }
 
+  bool usual() const { return !g.dt && !g.active; }  // every row moves at every step, and all by the same
+
+  State run(Worker& w, int r0, int n, int t0, int t1, State s, const Tape& tape) const {
+    if (!usual()) return run<false, false>(w, r0, n, t0, t1, s, tape);
+    return tape.away ? run<true, true>(w, r0, n, t0, t1, s, tape) : run<true, false>(w, r0, n, t0, t1, s, tape);
+  }
+  template <bool usual, bool full>
   State run(Worker& w, int r0, int n, int t0, int t1, State s, const Tape& tape) const {
     const size_t size = size_t(n) * H;
     w.ping.resize(4 * size), w.gate.resize(size);
     const T *const of_y[] = {bias_of(P2), bias_of(P1), bias_of(PZ)}, *const of_z[] = {bias_of(PY)};
     // copies: the compiler must not read them again after each store
-    const bool slots = tape.slots, away = tape.away, steps = g.dt;
+    const bool slots = full || tape.slots, away = full || tape.away, steps = !usual && g.dt;
     const int H = this->H, Gy = wy.G, Gz = wz.G;
     const V step = splat<T>(T(g.step));
     for (int t = t0; t < t1; ++t) {
-      T* ping = w.ping.get() + (t & 1) * 2 * size;
-      T *const ny = tape.y ? tape.state(tape.y, t) : ping, *const nz = tape.z ? tape.state(tape.z, t) : ping + size;
+      // the states that the next step reads stay where the cache has them; what is kept of them goes away like the rest
+      T *const ny = w.ping.get() + (t & 1) * 2 * size, *const nz = ny + size, *const s2 = w.gate.get();
+      T *const kept_y = tape.y ? tape.state(tape.y, t) : nullptr, *const kept_z = tape.z ? tape.state(tape.z, t) : nullptr;
       const T *const y = s.y, *const z = s.z;
       const Rows<T> x = {in(g.x) + (size_t(t) * g.B + r0) * F, F};
-      T *const s2 = slots ? tape.at(S2, t) : w.gate.get(), *const s1 = slots ? tape.at(S1, t) : nullptr;
+      T *const k2 = slots ? tape.at(S2, t) : nullptr, *const k1 = slots ? tape.at(S1, t) : nullptr;
       T *const cz = slots ? tape.at(C, t) : nullptr, *const ey = slots ? tape.at(E, t) : nullptr;
-      const uint8_t* const moving = this->moving(t, r0);
+      const uint8_t* const moving = usual ? nullptr : this->moving(t, r0);
       product(
           wy, Rows<T>{y, H}, n,
           [&](int j, int first, int R, V* acc) GY_INLINED { affine(xy, of_y, x, j, first, R, acc); },
@@ -176,11 +187,12 @@ template <class T, class Hidden = Panels<T>> class Lem : Batch<gy_lem> {
               const V* a = acc + (r - first) * 3 * Gy + k;
               const V gate2 = sigmoid<T>(a[0]), gate1 = sigmoid<T>(a[Gy]), candidate = tanh<T>(a[2 * Gy]);
               const V old = load(z + at, m), d = steps ? dt(t, r0 + r, c, m) : step;
-              const V moved = old + d * gate1 * (candidate - old);
-              store(nz + at, !moving || moving[r] ? moved : old, m);
+              const V moved = old + d * gate1 * (candidate - old), now = !moving || moving[r] ? moved : old;
+              store(nz + at, now, m);
               store(s2 + at, gate2, m);
+              if (kept_z) keep(away, kept_z + at, now, m);
               if (slots) {
-                keep(away, s1 + at, gate1, m);
+                keep(away, k1 + at, gate1, m);
                 keep(away, cz + at, candidate, m);
               }
             });
@@ -193,9 +205,14 @@ template <class T, class Hidden = Panels<T>> class Lem : Batch<gy_lem> {
               const size_t at = size_t(r) * H + c;
               const V candidate = tanh<T>(acc[(r - first) * Gz + k]);
               const V old = load(y + at, m), d = steps ? dt(t, r0 + r, c, m) : step;
-              const V moved = old + d * load(s2 + at, m) * (candidate - old);
-              store(ny + at, !moving || moving[r] ? moved : old, m);
-              if (slots) keep(away, ey + at, candidate, m);
+              const V gate2 = load(s2 + at, m);
+              const V moved = old + d * gate2 * (candidate - old), now = !moving || moving[r] ? moved : old;
+              store(ny + at, now, m);
+              if (kept_y) keep(away, kept_y + at, now, m);
+              if (slots) {
+                keep(away, k2 + at, gate2, m);
+                keep(away, ey + at, candidate, m);
+              }
             });
           });
       s = {ny, nz};

@@ -56,17 +56,32 @@ void flush(Worker& w) const {
   if (w.sum_b.get()) w.ring.add_ones(0, 4, w.sum_b.get());
 }
 
+static State before(int t, int t0, const State& start, const Tape& tape) {
+  return t > t0 ? State{tape.state(tape.y, t - 1), tape.state(tape.z, t - 1)} : start;
+}
+// what step t reads
+Ahead ahead_of(int t, int t0, int n, const State& start, const Tape& tape) const {
+  Ahead found(n, sizeof(T) * H);
+  if (t < t0) return found;
+  const State old = before(t, t0, start, tape);
+  for (int s = 0; s < KEPT; ++s) found.add(tape.at(s, t));
+  found.add(old.y), found.add(old.z);
+  found.spread(by.turns(n) + bz.turns(n));
+  return found;
+}
+
 void unwind(Worker& w, int r0, int n, int t0, int t1, const State& start, const Tape& tape) const {
   for (int t = t1 - 1; t >= t0; --t) {
-    const State before = t > t0 ? State{tape.state(tape.y, t - 1), tape.state(tape.z, t - 1)} : start;
+    const State before = this->before(t, t0, start, tape);
     add_sequence(w.Gy, in(g.grad_ys), t, r0, n);
     add_sequence(w.Gz, in(g.grad_zs), t, r0, n);
     if (g.ddt && g.dt_rows) w.row_dt.zero(n);
     w.ring.next(n, [&] { flush(w); });
+    Ahead ahead = ahead_of(t - 1, t0, n, start, tape);
     of_y(w, t, r0, n, before, tape);
-    product(bz, w.ring.rows(3), n, [&](int j, int first, int R, V* acc) GY_INLINED { add_to(w.Gz, bz, j, first, R, acc); });
+    product(bz, w.ring.rows(3), n, [&](int j, int first, int R, V* acc) GY_INLINED { add_to(w.Gz, bz, j, first, R, acc); }, &ahead);
     of_z(w, t, r0, n, before, tape);
-    product(by, w.ring.rows(0), n, [&](int j, int first, int R, V* acc) GY_INLINED { add_to(w.Gy, by, j, first, R, acc); });
+    product(by, w.ring.rows(0), n, [&](int j, int first, int R, V* acc) GY_INLINED { add_to(w.Gy, by, j, first, R, acc); }, &ahead);
     w.ring.input(0, before.y, H, n);
     w.ring.input(1, tape.state(tape.z, t), H, n);
     w.ring.input(2, in(g.x) + (size_t(t) * g.B + r0) * F, F, n);
@@ -95,14 +110,15 @@ GY_INLINE void add_to(const Buffer<T>& G, const Panels<T>& b, int j, int first, 
 }
 
 // s+ = s + d step (c - s): from G, the gradient of s+, those of s (in its place), of the sum in c and of the sum in step
+template <bool usual>
 GY_INLINE void of_state(Worker& w, Buffer<T>& gradient, int t, int r0, int n, Slot step, Slot candidate, const T* state,
                         int part_c, int part_step, const Tape& tape) const {
   // copies: the compiler must not read them again after each store
   const int H = this->H, wide = this->wide;
-  const bool steps = g.dt, learns = g.ddt;
+  const bool steps = !usual && g.dt, learns = !usual && g.ddt;
   const V fixed = splat<T>(T(g.step));
   const T *const s = tape.at(step, t), *const c = tape.at(candidate, t);
-  const uint8_t* const moving = this->moving(t, r0);
+  const uint8_t* const moving = usual ? nullptr : this->moving(t, r0);
   T* const G = gradient.get();
   const long tile = w.ring.tile();
   for (int r = 0; r < n; ++r) {
@@ -126,11 +142,13 @@ GY_INLINE void of_state(Worker& w, Buffer<T>& gradient, int t, int r0, int n, Sl
   }
 }
 void of_y(Worker& w, int t, int r0, int n, const State& before, const Tape& tape) const {
-  of_state(w, w.Gy, t, r0, n, S2, E, before.y, 3, 0, tape);
+  usual() ? of_state<true>(w, w.Gy, t, r0, n, S2, E, before.y, 3, 0, tape)
+          : of_state<false>(w, w.Gy, t, r0, n, S2, E, before.y, 3, 0, tape);
 }
 // with what came through y+
 void of_z(Worker& w, int t, int r0, int n, const State& before, const Tape& tape) const {
-  of_state(w, w.Gz, t, r0, n, S1, C, before.z, 2, 1, tape);
+  usual() ? of_state<true>(w, w.Gz, t, r0, n, S1, C, before.z, 2, 1, tape)
+          : of_state<false>(w, w.Gz, t, r0, n, S1, C, before.z, 2, 1, tape);
 }
 
 void add_dt(Worker& w, int r, int c, V part) const {

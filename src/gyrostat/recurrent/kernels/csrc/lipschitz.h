@@ -184,7 +184,7 @@ template <class T, class Hidden = Panels<T>> class Lipschitz : Batch<gy_lipschit
     T* stash = (T*)g.stash;
     if (g.wanted) tape.h = (T*)g.sequence + at;
     if (g.save == FULL) {
-      tape.slots = stash + at, tape.slot = long(slot), tape.away = true;
+      tape.slots = stash + at, tape.slot = long(slot), tape.away = sizeof(T) * slot * (S * each + S) > NEAR;
       if (!g.wanted) tape.h = stash + size_t(S * each + S - 1) * slot + at;
     }
     const T* h = in(g.h0) + at;
@@ -192,11 +192,9 @@ template <class T, class Hidden = Panels<T>> class Lipschitz : Batch<gy_lipschit
       for (int t = 0; t < g.T; t += int(g.block)) {
         std::memcpy(stash + size_t(t / g.block) * step + at, h, sizeof(T) * n * H);
         h = run(w, r0, n, t, int(std::min<int64_t>(g.T, t + g.block)), h, tape);
-        if (!tape.h && h != w.own.get()) {
-          w.own.resize(size_t(n) * H);  // the ping-pong buffers are used again
-          std::memcpy(w.own.get(), h, sizeof(T) * n * H);
-          h = w.own.get();
-        }
+        w.own.resize(size_t(n) * H);  // the ping-pong buffers are used again
+        std::memcpy(w.own.get(), h, sizeof(T) * n * H);
+        h = w.own.get();
       }
     else
       h = run(w, r0, n, 0, int(g.T), h, tape);
@@ -220,10 +218,11 @@ template <class T, class Hidden = Panels<T>> class Lipschitz : Batch<gy_lipschit
   template <class O>
   const T* run(const O& o, Worker& w, int r0, int n, int t0, int t1, const T* h, const Tape& tape) const {
     const size_t size = size_t(n) * H;
-    if (!tape.h) w.ping.resize(2 * size);
+    w.ping.resize(2 * size);
     if (S > 1) w.k.resize(size * S), w.stage.resize(2 * size);
     for (int t = t0; t < t1; ++t) {
-      T* next = tape.h ? tape.state(t) : w.ping.get() + (t & 1) * size;
+      // the state that the next step reads stays where the cache has it; what is kept of it goes away like the rest
+      T* next = w.ping.get() + (t & 1) * size;
       if (g.noise) draw_noise(w, t, r0, n);
       const T* from = h;
       for (int i = 0; i < S; ++i) {
@@ -253,7 +252,7 @@ template <class T, class Hidden = Panels<T>> class Lipschitz : Batch<gy_lipschit
     const int P = o.linear ? 2 : 1, G = wh.G, H = this->H;
     const size_t room = noise_room(H), size = size_t(n) * H;
     const bool slots = tape.slots, away = tape.away, keeps_f = to && kept(i);
-    T *const kept_phi = slots ? tape.at(i * each, t) : nullptr;
+    T *const kept_phi = slots ? tape.at(i * each, t) : nullptr, *const kept_h = tape.h ? tape.state(t) : nullptr;
     T *const kept_gate = slots && o.gated ? tape.at(i * each + 1, t) : nullptr;
     T *const kept_q = slots && o.each_f ? tape.at(i * each + each - 1, t) : nullptr, *const slopes = w.k.get();
     const T* const drawn = w.noise.get();
@@ -307,7 +306,9 @@ template <class T, class Hidden = Panels<T>> class Lipschitz : Batch<gy_lipschit
               }
               move = d * move;
             }
-            store(next + at, moving && !moving[r] ? old : o.residual ? old + move : move, m);
+            const V now = moving && !moving[r] ? old : o.residual ? old + move : move;
+            store(next + at, now, m);
+            if (kept_h) keep(away, kept_h + at, now, m);
           });
         });
   }

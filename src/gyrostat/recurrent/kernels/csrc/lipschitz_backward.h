@@ -63,10 +63,21 @@ void unwind(const O& o, Worker& w, int r0, int n, int t0, int t1, const T* start
       inner_gradients(o, w, i, t, r0, n, tape);
       w.ring.input(0, i ? tape.at(S * each + i - 1, t) : h, H, n);
       w.ring.input(1, in(g.x) + (size_t(t) * g.B + r0) * F, F, n);
-      outer_gradients(w, i, t, r0, n);
+      Ahead ahead = i ? ahead_of(i - 1, t, t0, n, start, tape) : ahead_of(S - 1, t - 1, t0, n, start, tape);
+      outer_gradients(w, i, t, r0, n, ahead);
     }
     if (g.ddt && g.dt_rows) std::memcpy((T*)g.ddt + size_t(t) * g.B + r0, w.row_dt.get(), sizeof(T) * n);
   }
+}
+
+// what stage i of step t reads
+Ahead ahead_of(int i, int t, int t0, int n, const T* start, const Tape& tape) const {
+  Ahead found(n, sizeof(T) * H);
+  if (t < t0) return found;
+  for (int e = 0; e < each; ++e) found.add(tape.at(i * each + e, t));
+  found.add(i ? tape.at(S * each + i - 1, t) : t > t0 ? tape.state(t - 1) : start);
+  found.spread(bh.turns(n));
+  return found;
 }
 
 static GY_INLINE void add(T* to, V v) { store(to, load(to) + v); }
@@ -140,7 +151,7 @@ template <class O> void inner_gradients(const O o, Worker& w, int i, int t, int 
 }
 
 // through the products: to the input of stage i, and to x
-void outer_gradients(Worker& w, int i, int t, int r0, int n) const {
+void outer_gradients(Worker& w, int i, int t, int r0, int n, Ahead& ahead) const {
   const int G = bh.G, S = this->S, wide = this->wide;
   const bool residual = g.residual;
   const size_t size = size_t(n) * wide;
@@ -160,7 +171,7 @@ void outer_gradients(Worker& w, int i, int t, int r0, int n) const {
         store(outer + at, adds ? load(outer + at) + e : e);
       }
     }
-  });
+  }, &ahead);
   if (!g.dx) return;
   T* const dx = (T*)g.dx + (size_t(t) * g.B + r0) * F;
   const int Gx = bx.G, F = this->F;

@@ -18,9 +18,34 @@ template <class T> struct Rows {
   long next = 0;
 };
 
-// fresh: from zero, otherwise from what `out` holds
-template <class T, bool fresh, int R, int V>
-void mm(const Rows<T>& a, int first, int K, const Vec<T>* w, Vec<T>* out) {
+// What will be read after a product, fetched while it computes and leaves the memory alone: so many bytes of each area, a
+// few with each turn of the inner loops of these products. Few rows come in time by themselves.
+class Ahead {
+ public:
+  Ahead(int rows, size_t bytes) : few(rows < 16), each(rows * bytes) {}
+  void add(const void* area) { areas[count++] = (const char*)area; }
+  // over so many turns; a quarter more in each, since no call of a product goes on to the next area
+  void spread(size_t turns) { pace = int(std::min<size_t>(64, count * each * 5 / 4 / std::max<size_t>(1, turns) + 1)); }
+  // where the next K turns fetch, `pace` bytes apart; nullptr when everything is on its way
+  const char* next(int K) {
+    if (few || now == count) return nullptr;
+    const char* from = areas[now] + done;
+    done += size_t(K) * pace;
+    if (done >= each) ++now, done = 0;
+    return from;
+  }
+  int pace = 0;
+
+ private:
+  const bool few;
+  const char* areas[8];
+  int count = 0, now = 0;
+  size_t each, done = 0;
+};
+
+// fresh: from zero, otherwise from what `out` holds. fetches: an address in each turn, `pace` bytes apart.
+template <class T, bool fresh, bool fetches, int R, int V>
+GY_APART void mm(const Rows<T>& a, int first, int K, const Vec<T>* w, Vec<T>* out, const char* ahead, int pace) {
   Vec<T> c[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
@@ -32,6 +57,7 @@ void mm(const Rows<T>& a, int first, int K, const Vec<T>* w, Vec<T>* out) {
   for (int done = 0; done < K; done += width, block += a.next) {
     const int n = std::min(width, K - done);
     for (int k = 0; k < n; ++k, w += V) {
+      if (fetches) __builtin_prefetch(ahead), ahead += pace;
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const Vec<T> s = splat<T>(block[r * lda + k]);
@@ -49,21 +75,21 @@ void mm(const Rows<T>& a, int first, int K, const Vec<T>* w, Vec<T>* out) {
 // Rows of a block for V vectors: as many accumulators as registers, less the weights and one broadcast.
 constexpr int rows_of(int V) { return std::max(1, std::min(8, (GY_REGISTERS - 1 - V) / V)); }
 
-template <class T> using Mm = void (*)(const Rows<T>&, int, int, const Vec<T>*, Vec<T>*);
+template <class T> using Mm = void (*)(const Rows<T>&, int, int, const Vec<T>*, Vec<T>*, const char*, int);
 
-template <class T, bool fresh, int V, size_t... r> constexpr Mm<T> pick(int R, std::index_sequence<r...>) {
-  constexpr Mm<T> table[] = {mm<T, fresh, r + 1, V>...};
+template <class T, bool fresh, bool fetches, int V, size_t... r> constexpr Mm<T> pick(int R, std::index_sequence<r...>) {
+  constexpr Mm<T> table[] = {mm<T, fresh, fetches, r + 1, V>...};
   return table[R - 1];
 }
 
-template <class T, bool fresh> Mm<T> mm_of(int R, int V) {
+template <class T, bool fresh, bool fetches = false> Mm<T> mm_of(int R, int V) {
   switch (V) {
-    case 1: return pick<T, fresh, 1>(R, std::make_index_sequence<rows_of(1)>{});
-    case 2: return pick<T, fresh, 2>(R, std::make_index_sequence<rows_of(2)>{});
-    case 3: return pick<T, fresh, 3>(R, std::make_index_sequence<rows_of(3)>{});
-    case 4: return pick<T, fresh, 4>(R, std::make_index_sequence<rows_of(4)>{});
-    case 6: return pick<T, fresh, 6>(R, std::make_index_sequence<rows_of(6)>{});
-    default: return pick<T, fresh, 8>(R, std::make_index_sequence<rows_of(8)>{});
+    case 1: return pick<T, fresh, fetches, 1>(R, std::make_index_sequence<rows_of(1)>{});
+    case 2: return pick<T, fresh, fetches, 2>(R, std::make_index_sequence<rows_of(2)>{});
+    case 3: return pick<T, fresh, fetches, 3>(R, std::make_index_sequence<rows_of(3)>{});
+    case 4: return pick<T, fresh, fetches, 4>(R, std::make_index_sequence<rows_of(4)>{});
+    case 6: return pick<T, fresh, fetches, 6>(R, std::make_index_sequence<rows_of(6)>{});
+    default: return pick<T, fresh, fetches, 8>(R, std::make_index_sequence<rows_of(8)>{});
   }
 }
 
@@ -123,26 +149,30 @@ template <class T> struct Panels {
     Session(const Panels&, int) {}  // a thread needs no mode for these products
   };
   const Vec<T>* panel(int j) const { return data.get() + size_t(j) * K * V; }
+  int blocks(int n) const { return (n + rows - 1) / rows; }
+  size_t turns(int n) const { return size_t(count) * blocks(n) * K; }  // of the inner loop for n rows
 };
 
 // All rows against all panels; a panel stays in the first cache while the rows pass. `start` fills the accumulators
 // [row][part * G + g] of (panel, first row, rows) where they do not begin at zero; the epilogue reads them.
 template <class T, class Start, class Epilogue>
-GY_INLINE void product(const Panels<T>& w, const Rows<T>& a, int n, Start&& start, Epilogue&& epilogue) {
+GY_INLINE void product(const Panels<T>& w, const Rows<T>& a, int n, Start&& start, Epilogue&& epilogue, Ahead* ahead = nullptr) {
   constexpr bool fresh = std::is_same<std::decay_t<Start>, std::nullptr_t>::value;
-  const int blocks = (n + w.rows - 1) / w.rows, count = w.count, K = w.K, V = w.V;
+  const int blocks = w.blocks(n), count = w.count, K = w.K, V = w.V;
   alignas(64) Vec<T> acc[MOST];
   for (int j = 0; j < count; ++j)
     for (int b = 0; b < blocks; ++b) {
       const int first = int(long(n) * b / blocks), R = int(long(n) * (b + 1) / blocks) - first;
       if constexpr (!fresh) start(j, first, R, acc);
-      mm_of<T, fresh>(R, V)(a, first, K, w.panel(j), acc);
+      const char* const from = ahead ? ahead->next(K) : nullptr;
+      (from ? mm_of<T, fresh, fresh>(R, V) : mm_of<T, fresh>(R, V))(a, first, K, w.panel(j), acc, from, from ? ahead->pace : 0);
       epilogue(j, first, R, acc);
     }
 }
 
-template <class T, class Epilogue> GY_INLINE void product(const Panels<T>& w, const Rows<T>& a, int n, Epilogue&& epilogue) {
-  product(w, a, n, nullptr, epilogue);
+template <class T, class Epilogue>
+GY_INLINE void product(const Panels<T>& w, const Rows<T>& a, int n, Epilogue&& epilogue, Ahead* ahead = nullptr) {
+  product(w, a, n, nullptr, epilogue, ahead);
 }
 
 // body(column of vectors, live lanes) for all N outputs of a row; the type of the last says where all lanes live, so that the
@@ -193,7 +223,7 @@ GY_INLINE void affine(const Panels<T>& w, const T* const* bias, const Rows<T>& x
       for (int r = 0; r < R; ++r) out[r * next + v] = s;
     }
   }
-  if (!few) mm_of<T, false>(R, V)(x, first, K, panel, many);
+  if (!few) mm_of<T, false>(R, V)(x, first, K, panel, many, nullptr, 0);
   for (int r = 0; r < R; ++r) {
     for (int v = 0; v < lead; ++v) to[r * row + v] = Vec<T>{};
     for (int v = 0; !few && v < V; ++v) to[r * row + lead + v] = many[r * V + v];

@@ -73,13 +73,13 @@ template <class T> class Ring {
       }
   }
   void add_ones(int p, int count, T* sum) const {
-    for (int tile = p * tiles; tile < (p + count) * tiles; ++tile, sum += width)
-      for (int v = 0; v < vectors; ++v) {
-        const T* d = out.get() + size_t(tile) * capacity * width + v * Simd<T>::lanes;
-        Vec<T> c{};
-        for (int r = 0; r < filled; ++r) c += load(d + size_t(r) * width);
-        store(sum + v * Simd<T>::lanes, load(sum + v * Simd<T>::lanes) + c);
-      }
+    for (int tile = p * tiles; tile < (p + count) * tiles; ++tile, sum += width) {
+      const Vec<T>* d = (const Vec<T>*)(out.get() + size_t(tile) * capacity * width);
+      Vec<T> c[vectors] = {};
+      for (int r = 0; r < filled; ++r, d += vectors)
+        for (int v = 0; v < vectors; ++v) c[v] += d[v];
+      for (int v = 0; v < vectors; ++v) store(sum + v * Simd<T>::lanes, load(sum + v * Simd<T>::lanes) + c[v]);
+    }
   }
   size_t ones_room(int count) const { return size_t(count) * padded(); }
 
@@ -117,7 +117,7 @@ template <class T> class Ring {
   Buffer<T> out;  // [part][tile][capacity][width]
 
   // inputs: those of the strip that exist, or a few more
-  template <int inputs> void update(const T* a, const Vec<T>* d, T* sum) const {
+  template <int inputs> GY_APART void update(const T* a, const Vec<T>* d, T* sum) const {
     Vec<T> c[inputs][vectors] = {};
     for (int r = 0; r < filled; ++r, a += strip, d += vectors)
 #pragma GCC unroll 8

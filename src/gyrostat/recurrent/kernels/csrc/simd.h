@@ -23,6 +23,7 @@
 #define GY_REGISTERS 32
 #endif
 #define GY_INLINE inline __attribute__((always_inline))
+#define GY_APART __attribute__((noinline))  // of an inner loop, which is compiled worse inside another function
 #define GY_INLINED __attribute__((always_inline))  // of a lambda, so that what it captures can stay in registers
 
 namespace gy {
