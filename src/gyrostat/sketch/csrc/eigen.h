@@ -1,4 +1,4 @@
-// Leading eigenpairs of symmetric matrices, as many at a time as PAIR vectors have lanes: the same entry of every matrix in a
+// Leading eigenpairs of symmetric matrices, as many at a time as TOGETHER vectors have lanes: the same entry of every matrix in a
 // vector. Householder's reduction to a tridiagonal matrix, implicit QL steps whose rotations are kept, and only the wanted
 // vectors taken back through them. Every lane has its own shifts and splits; ties need no care, since nothing is divided by
 // a gap.
@@ -11,25 +11,25 @@
 
 #include "lanes.h"
 
-constexpr int PAIR = 2;           // matrices whose rotations are computed in turn, so that one waits while another divides
+constexpr int TOGETHER = 4;         // matrices whose rotations are computed in turn, so that some wait while one divides
 constexpr double NOTHING = 1e-290;  // squares below it have lost digits, and are of no account in matrices of order 1
 
 class Eigen {
  public:
-  std::vector<Lanes> values, vectors;  // (PAIR, n), the first k sorted; (PAIR, k, n)
+  std::vector<Lanes> values, vectors;  // (TOGETHER, n), the first k sorted; (TOGETHER, k, n)
 
   // matrices (n, n), of which k values and, if wanted, vectors are asked for
   void begin(int64_t n, int64_t k, bool wanted) {
     n_ = n, k_ = k, wanted_ = wanted;
-    for (auto* each : {&values, &e_, &scale_, &place_, &w_}) each->resize(size_t(PAIR * n));
-    if (wanted) vectors.resize(size_t(PAIR * k * n));
+    for (auto* each : {&values, &e_, &goal_, &d0_, &e0_, &scale_, &place_, &w_}) each->resize(size_t(TOGETHER * n));
+    if (wanted) vectors.resize(size_t(TOGETHER * k * n));
   }
 
-  // A: upper triangles of `count` matrices, 1 or PAIR, with entries of about 1 at most; it overwrites them
+  // A: upper triangles of `count` matrices, 1 to TOGETHER, with entries of about 1 at most; it overwrites them
   // false: no end, of what is not a number
   bool solve(Lanes* A, int count) {
     for (int m = 0; m < count; ++m) reduce(A + m * n_ * n_, &values[size_t(m * n_)], &e_[size_t(m * n_)], &scale_[size_t(m * n_)]);
-    if (!(count == PAIR ? rotate<PAIR>() : rotate<1>())) return false;
+    if (!rotated(count)) return false;
     for (int m = 0; m < count; ++m) {
       sort(&values[size_t(m * n_)], &place_[size_t(m * n_)]);
       if (wanted_) back(A + m * n_ * n_, m, count);
@@ -42,9 +42,9 @@ class Eigen {
     int64_t low;
     int64_t first;
   };
-  int64_t n_ = 0, k_ = 0;
+  int64_t n_ = 0, k_ = 0, done_ = 0;  // values are known up to done_
   bool wanted_ = false;
-  std::vector<Lanes> e_, scale_, w_, place_, turns_;
+  std::vector<Lanes> e_, goal_, d0_, e0_, scale_, w_, place_, turns_;
   std::vector<Sweep> sweeps_;
 
   // A = H T H' with d and e the diagonals of T; row p of A then holds reflector p and scale its factor
@@ -129,9 +129,32 @@ class Eigen {
     if (i < n) A[i * n + i] -= 2 * v[i] * w[i];
   }
 
-  // QL steps until nothing is left off the diagonals of N matrices; the rotations of all of them in turns_
-  template <int N> bool rotate() {
+  bool rotated(int count) {
+    return count == 1 ? rotated<1>() : count == 2 ? rotated<2>() : count == 3 ? rotated<3>() : rotated<TOGETHER>();
+  }
+
+  // the values first; then, with them for shifts, about one step is enough for each, and only those of the wanted vectors are taken
+  template <int N> bool rotated() {
+    if (!wanted_) return rotate<N, false>();
+    d0_ = values;
+    e0_ = e_;
+    if (!rotate<N, false>()) return false;
+    for (int m = 0; m < N; ++m) sort(&values[size_t(m * n_)], &place_[size_t(m * n_)]);
+    goal_.swap(values);
+    values.swap(d0_);
+    e_.swap(e0_);
+    return rotate<N, true>();
+  }
+
+  // QL steps until nothing is left off the diagonals of N matrices. With TAKEN the rotations are kept in turns_, the shifts are
+  // goal_, and it ends where the first k values are those
+  template <int N, bool TAKEN> bool rotate() {
     const int64_t n = n_;
+    const Lanes* const goal = goal_.data();
+    done_ = n;
+    bool aimed = TAKEN;
+    Lanes before[N], tries[N] = {};
+    for (int m = 0; m < N; ++m) before[m] = Lanes{} - 1;
     Lanes* const d = values.data();
     Lanes* const e = e_.data();
     Lanes least[N];
@@ -145,26 +168,40 @@ class Eigen {
     for (int64_t low = 0;;) {
       Lanes shift[N], first = Lanes{} + double(n - 1);
       for (int m = 0; m < N; ++m) {
-        Lanes *const D = d + m * n, *const E = e + m * n, here{}, next{}, between{};
+        Lanes *const D = d + m * n, *const E = e + m * n, here{}, next{}, between{}, wanted{}, own = Lanes{} + double(n - 1);
         for (int64_t i = n - 2; i >= low; --i) {
           const auto small = magnitude(E[i]) <= 1.1e-16 * (magnitude(D[i]) + magnitude(D[i + 1])) + least[m];
           E[i] = small ? Lanes{} : E[i];
           between = small ? between : E[i];
           here = small ? here : D[i];
           next = small ? next : D[i + 1];
-          first = small ? first : (first < double(i) ? first : Lanes{} + double(i));
+          if (TAKEN) wanted = small ? wanted : goal[m * n + i];
+          own = small ? own : Lanes{} + double(i);
         }
+        first = own < first ? own : first;
         const auto done = between == 0;
         const Lanes half = (next - here) / (done ? Lanes{} + 1 : 2 * between);
         const Lanes length = root(half * half + 1);
         shift[m] = here - between / (half + (half < 0 ? -length : length));
+        if (TAKEN && aimed) {
+          tries[m] = own == before[m] ? tries[m] + 1 : Lanes{};
+          before[m] = own;
+          shift[m] = tries[m] < 2 ? wanted : shift[m];
+        }
       }
       double top = first[0];
       for (int l = 1; l < LANES; ++l) top = std::min(top, first[l]);
       low = int64_t(top);
       if (low >= n - 1) return true;
+      if (TAKEN && aimed && low >= k_) {
+        aimed = false;
+        if (reached<N>()) {
+          done_ = k_;
+          return true;
+        }
+      }
       if (int64_t(sweeps_.size()) > 60 * n) return false;
-      if (wanted_) {
+      if (TAKEN) {
         used += 2 * N * (n - 1 - low);
         if (int64_t(turns_.size()) < used) turns_.resize(size_t(used + used / 2));
       }
@@ -193,7 +230,7 @@ class Eigen {
           p[m] = s[m] * r;
           D[1] = now + p[m];
           g[m] = c[m] * r - b;
-          if (wanted_) {
+          if (TAKEN) {
             turn[at + 2 * (N * i + m)] = c[m];
             turn[at + 2 * (N * i + m) + 1] = s[m];
           }
@@ -205,12 +242,20 @@ class Eigen {
     }
   }
 
+  template <int N> bool reached() const {
+    Lanes far{};
+    for (int m = 0; m < N; ++m)
+      for (int64_t j = 0; j < k_; ++j)
+        far = larger(far, magnitude(values[size_t(m * n_ + j)] - goal_[size_t(m * n_ + j)]) - 1e-13 * magnitude(goal_[size_t(m * n_)]));
+    return total(far > 0 ? Lanes{} + 1 : Lanes{}) == 0;
+  }
+
   // the k largest first, and where they came from
   void sort(Lanes* d, Lanes* place) const {
     for (int64_t i = 0; i < n_; ++i) place[i] = Lanes{} + double(i);
     for (int64_t j = 0; j < k_; ++j) {
       Lanes best = d[j], from = place[j];
-      for (int64_t i = j + 1; i < n_; ++i) {
+      for (int64_t i = j + 1; i < done_; ++i) {
         const Lanes x = d[i], y = place[i];
         const auto swap = x > best;
         d[i] = swap ? best : x;

@@ -188,8 +188,8 @@ void replicates(const Given& g, int threads, const Found& out) {
       for (int64_t j = 0; j < k; ++j) out.excess[j] = excess(g, X, fourth.data(), j);
     Eigen& eigen = room.eigen;
     eigen.begin(r, k, true);
-    for (int64_t b = 0; b < batches; b += PAIR) {
-      const int several = int(std::min<int64_t>(PAIR, batches - b));
+    for (int64_t b = 0; b < batches; b += TOGETHER) {
+      const int several = int(std::min<int64_t>(TOGETHER, batches - b));
       if (!eigen.solve(&room.G[size_t(b * r * r)], several)) lost = true;
       for (int m = 0; m < several; ++m) {
         const Lanes* z = &eigen.vectors[size_t(m * k * r)];
@@ -217,11 +217,11 @@ void replicates(const Given& g, int threads, const Found& out) {
 void tilt(int64_t r, int64_t k, int64_t m, int64_t count, const double* vectors, const double* mass, double* square) {
   Room& room = Room::own();
   auto& S = room.G;
-  S.resize(std::max(S.size(), size_t(PAIR * m * m)));
+  S.resize(std::max(S.size(), size_t(TOGETHER * m * m)));
   room.eigen.begin(m, 1, false);
   const int64_t all = (count + LANES - 1) / LANES;
-  for (int64_t b = 0; b < all; b += PAIR) {
-    const int several = int(std::min<int64_t>(PAIR, all - b));
+  for (int64_t b = 0; b < all; b += TOGETHER) {
+    const int several = int(std::min<int64_t>(TOGETHER, all - b));
     for (int u = 0; u < several; ++u) {
       const double* z = vectors + (b + u) * k * r * LANES;
       for (int64_t i = 0; i < m; ++i)
