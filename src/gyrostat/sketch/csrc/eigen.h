@@ -133,7 +133,7 @@ class Eigen {
     return count == 1 ? rotated<1>() : count == 2 ? rotated<2>() : count == 3 ? rotated<3>() : rotated<TOGETHER>();
   }
 
-  // the values first; then, with them for shifts, about one step is enough for each, and only those of the wanted vectors are taken
+  // the values first; then, with them for shifts, one or two steps are enough for each, and those of the unwanted are left out
   template <int N> bool rotated() {
     if (!wanted_) return rotate<N, false>();
     d0_ = values;
@@ -242,11 +242,13 @@ class Eigen {
     }
   }
 
+  // whether the first k are the goals, in their order
   template <int N> bool reached() const {
     Lanes far{};
     for (int m = 0; m < N; ++m)
       for (int64_t j = 0; j < k_; ++j)
-        far = larger(far, magnitude(values[size_t(m * n_ + j)] - goal_[size_t(m * n_ + j)]) - 1e-13 * magnitude(goal_[size_t(m * n_)]));
+        far = larger(far, magnitude(values[size_t(m * n_ + j)] - goal_[size_t(m * n_ + j)]) -
+                              1e-13 * magnitude(goal_[size_t(m * n_)]));
     return total(far > 0 ? Lanes{} + 1 : Lanes{}) == 0;
   }
 

@@ -253,8 +253,9 @@ template <class Work> int guarded(const Work& work) {
 
 GY_EXPORT int gy_lanes() { return LANES; }
 
-// X (t, r); draws (count, t): rows, or null, and then the state of the generator that draws them, see Pcg; weights (r). values, overlap = q_j[j]^2, length = sum weights q_j[l]^2: (count, k), values
-// the largest first; excess (k); vectors q (batches, k, r, lanes), a batch being as many replicates as there are lanes.
+// X (t, r); draws (count, t): rows, or null, and then the state of the generator that draws them, see Pcg; weights (r).
+// values, overlap = q_j[j]^2, length = sum weights q_j[l]^2: (count, k), values the largest first; excess (k); vectors q
+// (batches, k, r, lanes), a batch being as many replicates as there are lanes.
 // 1: no memory; 2: not a number
 GY_EXPORT int gy_replicates(int64_t t, int64_t r, int64_t k, int64_t count, int threads, const double* X, int scattered,
                             double factor, const int64_t* draws, const uint64_t* generator, const double* weights,
