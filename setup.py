@@ -14,7 +14,7 @@ from setuptools.command.build_ext import build_ext
 PACKAGE = Path("src/gyrostat")
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 FLAGS += ["-ffp-contract=fast"]  # a product and a sum are one rounding on every machine that can
-LEVELS = {"v2": ["-march=x86-64-v2"], "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
+LEVELS = {"v2": ["-march=x86-64-v2", "-O2"], "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
 X86 = platform.machine() in ("x86_64", "AMD64")
 BUILDS = [
     (folder, source, level, flags)

@@ -5,8 +5,9 @@ import warnings
 import numpy as np
 import pytest
 
-from gyrostat import SketchWarning, sketched_svd, svd
+from gyrostat import SketchWarning, bootstrap_error, sketched_svd, svd
 from gyrostat._errors import DataError
+from gyrostat.sketch.delta import delta_error
 from gyrostat.sketch.exact import exact_svd
 from tests.sketch.matrices import polynomial
 
@@ -48,3 +49,40 @@ def test_rows_that_were_not_drawn_are_missed_aloud():
     lonely[0] = 1.0
     with pytest.warns(SketchWarning, match="all rows that were drawn are zero"):
         sketched_svd(lonely, 2, 200, "uniform")
+
+
+@pytest.mark.parametrize("unit", [1e-100, 3.0, 1e100])
+@pytest.mark.parametrize("method", ["gaussian", "countsketch", "length"])
+def test_bounds_have_the_unit_of_the_matrix(method, unit):
+    one, other = (sketched_svd(M, 2, 200, method) for M in (A, A * unit))
+    here, there = (bootstrap_error(r, k=2, subspace=(1,), quiet=True) for r in (one, other))
+    assert here.resolved == there.resolved
+    for m, scale in {"values": unit, "left": 1.0, "right": 1.0}.items():
+        np.testing.assert_allclose(there.per_component[m], here.per_component[m] * scale, rtol=1e-9)
+    np.testing.assert_allclose(there.subspace[1], here.subspace[1], rtol=1e-9)
+    for m, bound in delta_error(one, 2).items():
+        np.testing.assert_allclose(delta_error(other, 2)[m], bound * (unit if m == "values" else 1.0), rtol=1e-9)
+
+
+@pytest.mark.parametrize("way", ["sketch", "dense", "Gram matrix"])
+def test_vectors_beyond_the_rank_are_said_to_be_undetermined(way):
+    rng = np.random.default_rng(0)
+    low = rng.standard_normal((20_000, 2)) @ np.diag([2.0, 1.0]) @ rng.standard_normal((2, 30))
+    ways = {
+        "sketch": lambda: svd(low, 4, 0.2),
+        "dense": lambda: exact_svd(low[:500], 4),
+        "Gram matrix": lambda: exact_svd(low, 4),
+    }
+    with pytest.warns(SketchWarning, match="rank 2 to rounding"):
+        bounds = ways[way]().bounds
+    assert bounds.simultaneous["right"] < 0.2
+    for m in ("left", "right"):
+        assert list(bounds.per_component[m] == 1.0) == [False, False, True, True]
+    assert bounds.resolved[2:] == ("unresolved", "unresolved")
+
+
+def test_nothing_is_known_of_the_vectors_of_zeros():
+    with pytest.warns(SketchWarning, match="rank 0"):
+        bounds = bootstrap_error(sketched_svd(A * 0, 2, 200), k=2)
+    assert bounds.per_component["left"].tolist() == bounds.per_component["right"].tolist() == [1.0, 1.0]
+    assert bounds.simultaneous["values"] == 0.0

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SAFETY = 1.05
+NULL = 1e-13  # of the largest: below it a singular value is rounding
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def bootstrap_error(
     if unknown:
         raise ArgumentError(f"bootstrap_error: metrics must be of {METRICS}, got {unknown[0]!r}")
     if found is None:
-        return _exact_bounds(k, alpha, metrics, subspace)
+        return _exact_bounds(result.s[:k], alpha, metrics, subspace, quiet)
     Y = found.matrix
     t = Y.shape[0]
     if k > min(Y.shape):
@@ -173,6 +174,9 @@ def bootstrap_error(
             f"bootstrap_error: k must be at most {min(Y.shape)} for a sketch of shape {Y.shape}, got {k}"
         )
     s, V = found.spectrum(k)
+    # fourth powers follow: a power of two as unit keeps them in range and changes no digit
+    unit, null = 2.0 ** np.floor(np.log2(s[0])) if s[0] > 0 else 1.0, _null(s[:k])
+    s = s / unit
     top, tail = max([k, *subspace]), 1.0 / (2 * found.power + 1)
     r = _kept(len(s), top, projection)
     if boot_idx is None:
@@ -183,16 +187,20 @@ def bootstrap_error(
             raise ArgumentError(f"bootstrap_error: boot_idx must be rows of the sketch, 0 to {t - 1}")
     factor, plain = law(found)
     powered = s**tail
-    drawn = replicate(_product(Y, V[:, :r]), draws, top, factor, powered[:r] ** 2)
-    whole, mass = errors(found, s, powered, drawn, k, r, factor)
+    drawn = replicate(_product(Y, V[:, :r] / unit), draws, top, factor, powered[:r] ** 2)
+    whole, mass = errors(found, s, powered, drawn, k, r, factor, unit)
+    whole[0] *= unit**tail
+    if null.any():
+        whole[1:, :k][:, null] = 1.0
+        whole[:, k] = whole[:, :k][:, ~null].max(axis=1, initial=0.0)
     levels = _level(whole, 1 - alpha, quantile)
     place = {"values": 0, "left": 1 + transposed, "right": 2 - transposed}
     per_component = {m: levels[i, :k] for m, i in place.items()}
     simultaneous = {m: float(levels[i, k]) for m, i in place.items()}
-    resolved = _resolved(powered[:r], per_component["values"], k)
-    spans = sorted({*subspace, *_cluster_ends(resolved, k)})
+    resolved = _resolved(powered[:r] * unit**tail, per_component["values"], null)
+    spans = sorted({*subspace, *_cluster_ends(resolved[: k - null.sum()], k)})
     angles = {m: float(_level(drawn.tilt(mass[:m]), 1 - alpha, quantile)) for m in spans}
-    messages = plain + _messages(found, k, t, alpha, replicates, resolved, angles)
+    messages = plain + _rank(null) + _messages(found, k, t, alpha, replicates, resolved, angles, null)
     if not quiet:
         for message in messages:
             warn(message)
@@ -233,10 +241,24 @@ def _kept(full: int, top: int, wanted: int | str | None) -> int:
     return min(full, directions(top) if wanted == "auto" else max(top + 1, int(wanted)))
 
 
-def _resolved(s: np.ndarray, q: np.ndarray, k: int) -> tuple[str, ...]:
-    words = []
+def _null(s: np.ndarray) -> np.ndarray:
+    """Which singular values are zero to rounding."""
+    return s <= NULL * s[0]
+
+
+def _rank(null: np.ndarray) -> tuple[str, ...]:
+    if not null.any():
+        return ()
+    return (
+        f"the matrix has rank {int((~null).sum())} to rounding: the singular values beyond are zero, and their vectors are "
+        "not determined (bound 1, which the simultaneous bounds leave out)",
+    )
+
+
+def _resolved(s: np.ndarray, q: np.ndarray, null: np.ndarray) -> tuple[str, ...]:
+    words, k = [], len(null)
     for j in range(k):
-        word = "resolved"
+        word = "unresolved" if null[j] else "resolved"
         for other in (j - 1, j + 1):
             if 0 <= other < len(s):
                 gap, reach = abs(s[j] - s[other]), max(q[j], q[other] if other < k else q[j])
@@ -257,7 +279,14 @@ def _cluster_ends(resolved: tuple[str, ...], limit: int) -> list[int]:
 
 
 def _messages(
-    found: Sketch, k: int, t: int, alpha: float, count: int, resolved: tuple[str, ...], angles: dict[int, float]
+    found: Sketch,
+    k: int,
+    t: int,
+    alpha: float,
+    count: int,
+    resolved: tuple[str, ...],
+    angles: dict[int, float],
+    null: np.ndarray,
 ) -> tuple[str, ...]:
     out = []
     if found.method == "uniform" and found.coherence > COHERENT:
@@ -265,7 +294,7 @@ def _messages(
             f"a few rows carry much of the matrix (coherence {found.coherence:.0f} > {COHERENT}): bounds of uniform sampling "
             "are too small here; use method='length' or 'gaussian'"
         )
-    close = [j + 1 for j, word in enumerate(resolved) if word != "resolved"]
+    close = [j + 1 for j, word in enumerate(resolved) if word != "resolved" and not null[j]]
     if close:
         spans = ", ".join(f"first {m}: {q:.3g}" for m, q in angles.items())
         out.append(
@@ -279,15 +308,22 @@ def _messages(
     return tuple(out)
 
 
-def _exact_bounds(k: int, alpha: float, metrics: Sequence[str], subspace: Sequence[int]) -> ErrorBounds:
-    """Bounds of factors that were computed without a sketch: zero."""
-    zero = {m: np.zeros(k) for m in metrics}
+def _exact_bounds(
+    s: np.ndarray, alpha: float, metrics: Sequence[str], subspace: Sequence[int], quiet: bool
+) -> ErrorBounds:
+    """Bounds of factors that were computed without a sketch: zero, but for vectors that are not determined."""
+    k, null = len(s), _null(s)
+    messages = _rank(null)
+    if not quiet:
+        for message in messages:
+            warn(message)
     return ErrorBounds(
-        zero,
+        {m: np.zeros(k) if m == "values" else null * 1.0 for m in metrics},
         dict.fromkeys(metrics, 0.0),
         dict.fromkeys(subspace, 0.0),
         {m: np.zeros((1, k)) for m in metrics},
         1,
         alpha,
-        ("resolved",) * k,
+        tuple("unresolved" if gone else "resolved" for gone in null),
+        messages,
     )

@@ -48,7 +48,8 @@ def delta_error(result: Any, k: int) -> dict[str, np.ndarray]:
     if k > min(Y.shape):
         raise ArgumentError(f"delta_error: k must be at most {min(Y.shape)} for a sketch of shape {Y.shape}, got {k}")
     s, V = found.spectrum(k)
-    X = Y @ V  # (t, r)
+    unit = float(s[0]) or 1.0  # squares of squares follow
+    X, s = Y @ (V / unit), s / unit  # (t, r), (r,)
     lam = s**2
     power = np.abs(X) ** 2
     known = law(found)[0]
@@ -61,7 +62,7 @@ def delta_error(result: Any, k: int) -> dict[str, np.ndarray]:
         left = right * lam[None, :] / lam[:k, None]
         moved = np.diagonal(M) - np.diagonal(factor)[:k] ** 2 * lam[:k] ** 2 / len(X)
         values = np.sqrt(np.maximum(moved, 0.0) / (4 * lam[:k]))
-    rms = {"values": values, "left": np.sqrt(left.sum(axis=1)), "right": np.sqrt(right.sum(axis=1))}
+    rms = {"values": values * unit, "left": np.sqrt(left.sum(axis=1)), "right": np.sqrt(right.sum(axis=1))}
     if getattr(result, "transposed", False):
         rms["left"], rms["right"] = rms["right"], rms["left"]
     return {m: rms[m] for m in METRICS}

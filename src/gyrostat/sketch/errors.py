@@ -19,25 +19,33 @@ METRICS = ("values", "left", "right")
 
 
 def errors(
-    found: Sketch, s: np.ndarray, powered: np.ndarray, drawn: Replicates, k: int, r: int, factor: float | None
+    found: Sketch,
+    s: np.ndarray,
+    powered: np.ndarray,
+    drawn: Replicates,
+    k: int,
+    r: int,
+    factor: float | None,
+    unit: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Errors of the first k components, and what the vectors have beyond r directions.
 
     Args:
         found: The sketch.
-        s: Its singular values, (full,).
+        s: Its singular values in units of ``unit``, (full,).
         powered: Their roots where it is a power sketch, (full,).
         drawn: Replicates of at least k components.
         k: How many.
         r: Directions that the replicates live in.
         factor: What deviations were multiplied with, see :func:`gyrostat.sketch.replicates.law`.
+        unit: Of ``s``, of its roots, and of the errors of values.
 
     Returns:
         (3, k + 1, B): the errors of ``METRICS``, and the largest of each; (top,): the mass.
     """
     Y, factor = found.matrix, 1.0 if factor is None else factor
     # energy that a truncated spectrum leaves out is counted as if it all stood at the last value
-    rest = float(np.linalg.norm(Y) ** 2 - s @ s) if len(s) < min(Y.shape) else 0.0
+    rest = float((np.linalg.norm(Y) / unit) ** 2 - s @ s) if len(s) < min(Y.shape) else 0.0
     extra = max(0.0, rest) / s[-1] ** 2 if s[-1] > 0 else 0.0
     if native.ready() and Y.dtype == np.float64:
         given = (drawn.values, drawn.overlap, drawn.length, drawn.excess)

@@ -165,7 +165,9 @@ GY_INLINE void product(const Panels<T>& w, const Rows<T>& a, int n, Start&& star
       const int first = int(long(n) * b / blocks), R = int(long(n) * (b + 1) / blocks) - first;
       if constexpr (!fresh) start(j, first, R, acc);
       const char* const from = ahead ? ahead->next(K) : nullptr;
-      (from ? mm_of<T, fresh, fresh>(R, V) : mm_of<T, fresh>(R, V))(a, first, K, w.panel(j), acc, from, from ? ahead->pace : 0);
+      // where it was measured; the others do without, because each variant has to be compiled
+      constexpr bool can = fresh && sizeof(T) == 4 && GY_REGISTERS == 32;
+      (from ? mm_of<T, fresh, can>(R, V) : mm_of<T, fresh>(R, V))(a, first, K, w.panel(j), acc, from, from ? ahead->pace : 0);
       epilogue(j, first, R, acc);
     }
 }
