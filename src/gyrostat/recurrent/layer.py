@@ -50,7 +50,7 @@ class Recurrent(nn.Module):
         bidirectional: Add a second direction that starts at each sequence's own end.
         backend: ``"auto"`` takes a fused kernel where one exists, ``"reference"`` never, ``"fused"`` insists.
         memory: What a fused training pass keeps: ``"full"`` all activations, ``"low"`` the state every 16 steps (the same
-            gradients bit for bit, a quarter more time), ``"auto"`` the first up to 512 MB for a layer.
+            gradients bit for bit, a third more time), ``"auto"`` the first up to 512 MB for a layer.
         device: Where the parameters live.
         dtype: Their type.
         **cell_options: What the cell's constructor takes; ``dt`` may be a list, one per layer.
