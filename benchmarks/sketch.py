@@ -190,10 +190,16 @@ def peers(n, d, k, repeats) -> None:
         r = svd(source, k, tol)
         return r.U, r.s, r.Vt
 
-    for tol in (0.2, 0.1, 1e-6):
+    def refined(m, source):
+        r = sketched_svd(source, k, 500, "countsketch", refine=m)
+        return r.U, r.s, r.Vt
+
+    for tol in (0.2, 0.1, 0.05, 1e-6):
         cases[f"gyrostat svd, tol={tol:g}"] = lambda tol=tol: ours(tol, A)
-    cases["gyrostat svd, tol=0.2, dask"] = lambda: ours(0.2, D)
-    cases["gyrostat svd, tol=1e-06, dask"] = lambda: ours(1e-6, D)
+        cases[f"gyrostat svd, tol={tol:g}, dask"] = lambda tol=tol: ours(tol, D)
+    for m in (10, 20, 30, 50):
+        for name, source in (("", A), (", dask", D)):
+            cases[f"gyrostat sketched_svd, refine={m}{name}"] = lambda m=m, source=source: refined(m, source)
     seconds, errors = {name: [] for name in cases}, {}
     for _ in range(repeats):
         for name, case in cases.items():
