@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gyrostat import SketchWarning, bootstrap_error, sketched_svd, svd
-from gyrostat._errors import DataError
+from gyrostat._errors import ArgumentError, DataError
 from gyrostat.sketch.delta import delta_error
 from gyrostat.sketch.exact import exact_svd
 from tests.sketch.matrices import polynomial
@@ -79,6 +79,17 @@ def test_vectors_beyond_the_rank_are_said_to_be_undetermined(way):
     for m in ("left", "right"):
         assert list(bounds.per_component[m] == 1.0) == [False, False, True, True]
     assert bounds.resolved[2:] == ("unresolved", "unresolved")
+
+
+def test_one_replicate_is_its_own_quantile_and_exact_factors_bound_no_more_than_they_have():
+    found = sketched_svd(A, 2, 200)
+    rows = np.random.default_rng(0).integers(0, 200, (3, 200))
+    one = bootstrap_error(found, k=2, boot_idx=rows[:1], quiet=True)
+    np.testing.assert_array_equal(one.per_component["right"], one.replicates["right"][0])
+    several = bootstrap_error(found, k=2, boot_idx=rows, quantile="linear", quiet=True)
+    np.testing.assert_allclose(several.per_component["left"], np.quantile(several.replicates["left"], 0.95, axis=0))
+    with pytest.raises(ArgumentError, match="k must be at most 2"):
+        bootstrap_error(exact_svd(A, 2), k=3)
 
 
 def test_nothing_is_known_of_the_vectors_of_zeros():

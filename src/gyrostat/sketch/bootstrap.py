@@ -166,6 +166,10 @@ def bootstrap_error(
     if unknown:
         raise ArgumentError(f"bootstrap_error: metrics must be of {METRICS}, got {unknown[0]!r}")
     if found is None:
+        if k > len(result.s):
+            raise ArgumentError(
+                f"bootstrap_error: k must be at most {len(result.s)}, the components there are, got {k}"
+            )
         return _exact_bounds(result.s[:k], alpha, metrics, subspace, quiet)
     Y = found.matrix
     t = Y.shape[0]
@@ -227,9 +231,11 @@ def _level(errors: np.ndarray, q: float, rule: str) -> np.ndarray:
     count = errors.shape[-1]
     place = count * q + q - 1 if rule == "unbiased" else (count - 1) * q
     place = min(max(place, 0.0), count - 1.0)
-    low = min(int(place), count - 2)
-    near = np.partition(errors, (low, low + 1), axis=-1)[..., low : low + 2]
-    return near[..., 0] + (place - low) * (near[..., 1] - near[..., 0])
+    low = max(0, min(int(place), count - 2))
+    next_to = min(low + 1, count - 1)
+    sorted_there = np.partition(errors, (low, next_to), axis=-1)
+    below, above = sorted_there[..., low], sorted_there[..., next_to]
+    return below + (place - low) * (above - below)
 
 
 def _kept(full: int, top: int, wanted: int | str | None) -> int:

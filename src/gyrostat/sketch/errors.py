@@ -38,7 +38,7 @@ def errors(
         k: How many.
         r: Directions that the replicates live in.
         factor: What deviations were multiplied with, see :func:`gyrostat.sketch.replicates.law`.
-        unit: Of ``s``, of its roots, and of the errors of values.
+        unit: Of ``s``; roots and errors of values are in units of its root.
 
     Returns:
         (3, k + 1, B): the errors of ``METRICS``, and the largest of each; (top,): the mass.
