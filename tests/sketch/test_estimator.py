@@ -60,11 +60,16 @@ def test_sparse_pca_is_centred_and_keeps_the_tolerance(method):
     np.testing.assert_allclose(estimator.transform(sp.csr_matrix(X)).mean(0), 0, atol=1e-10)
 
 
-def test_sparse_pca_goes_exact_and_wide():
-    X = sp.random(900, 60, density=0.2, random_state=np.random.default_rng(0), format="csr")
+def test_sparse_pca_is_refined_exact_and_wide():
+    X = sp.random(4000, 90, density=0.2, random_state=np.random.default_rng(0), format="csr")
     X.data *= 1 + 3 * (X.indices % 7 == 0)
     for matrix in (X, X.T.tocsr()):
         estimator = SketchedPCA(2, tol=1e-3).fit(matrix)
+        assert estimator.sketch_size_ > 0
+        # sines here are square roots of 1 - c², rounding of 1e-8
+        assert np.all(sines(estimator, matrix.toarray()) < estimator.error_bounds_["right"] + 1e-7)
+        assert np.all(estimator.error_bounds_["right"] <= 1e-3)
+        estimator = SketchedPCA(2, tol=1e-15).fit(matrix)  # below the rounding of any refinement
         assert estimator.sketch_size_ == 0
         assert np.all(sines(estimator, matrix.toarray()) < 1e-5)
     wide = sp.random(40, 6000, density=0.1, random_state=np.random.default_rng(0), format="csr").multiply(

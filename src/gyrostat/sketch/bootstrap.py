@@ -201,8 +201,8 @@ def bootstrap_error(
     place = {"values": 0, "left": 1 + transposed, "right": 2 - transposed}
     per_component = {m: levels[i, :k] for m, i in place.items()}
     simultaneous = {m: float(levels[i, k]) for m, i in place.items()}
-    resolved = _resolved(powered[:r] * unit**tail, per_component["values"], null)
-    spans = sorted({*subspace, *_cluster_ends(resolved[: k - null.sum()], k)})
+    resolved = told_apart(powered[:r] * unit**tail, per_component["values"], null)
+    spans = sorted({*subspace, *cluster_ends(resolved[: k - null.sum()], k)})
     angles = {m: float(_level(drawn.tilt(mass[:m]), 1 - alpha, quantile)) for m in spans}
     messages = plain + _rank(null) + _messages(found, k, t, alpha, replicates, resolved, angles, null)
     if not quiet:
@@ -261,7 +261,8 @@ def _rank(null: np.ndarray) -> tuple[str, ...]:
     )
 
 
-def _resolved(s: np.ndarray, q: np.ndarray, null: np.ndarray) -> tuple[str, ...]:
+def told_apart(s: np.ndarray, q: np.ndarray, null: np.ndarray) -> tuple[str, ...]:
+    """Per component whether its value is resolved from its neighbours: by bounds ``q`` of the first len(q)."""
     words, k = [], len(null)
     for j in range(k):
         word = "unresolved" if null[j] else "resolved"
@@ -276,7 +277,8 @@ def _resolved(s: np.ndarray, q: np.ndarray, null: np.ndarray) -> tuple[str, ...]
     return tuple(words)
 
 
-def _cluster_ends(resolved: tuple[str, ...], limit: int) -> list[int]:
+def cluster_ends(resolved: tuple[str, ...], limit: int) -> list[int]:
+    """Where groups of values that are not told apart end: sizes of spaces to trust."""
     ends = []
     for j, word in enumerate(resolved):
         if word != "resolved" and (j + 1 == len(resolved) or resolved[j + 1] == "resolved"):
@@ -294,6 +296,16 @@ def _messages(
     angles: dict[int, float],
     null: np.ndarray,
 ) -> tuple[str, ...]:
+    out = [*doubts(found, resolved, angles, null)]
+    if t < 10 * k or t <= 100:
+        out.append(f"a sketch of {t} rows is small for {k} components: use at least {max(10 * k, 101)}")
+    if count * alpha < 5 - 1e-9:
+        out.append(f"{count} replicates are few for alpha {alpha:g}: use at least {int(np.ceil(5 / alpha))}")
+    return tuple(out)
+
+
+def doubts(found: Sketch, resolved: tuple[str, ...], angles: dict[int, float], null: np.ndarray) -> tuple[str, ...]:
+    """Sentences about few rows that matter, which uniform sampling may miss, and about near ties."""
     out = []
     if found.method == "uniform" and found.coherence > COHERENT:
         out.append(
@@ -307,10 +319,6 @@ def _messages(
             f"singular values {close} are not told apart from a neighbour by this sketch: trust the space they span, "
             f"not the single vectors (sine of its angle, {spans})"
         )
-    if t < 10 * k or t <= 100:
-        out.append(f"a sketch of {t} rows is small for {k} components: use at least {max(10 * k, 101)}")
-    if count * alpha < 5 - 1e-9:
-        out.append(f"{count} replicates are few for alpha {alpha:g}: use at least {int(np.ceil(5 / alpha))}")
     return tuple(out)
 
 

@@ -1,4 +1,4 @@
-"""Ã - (S 1) μᵀ and AᴴA - n μ μᵀ: sketch and Gram matrix of A - 1 μᵀ, columns centred, without making a sparse A dense.
+"""S(A - 1 μᵀ) = Ã - (S 1) μᵀ, the same for AᴴA - n μ μᵀ: columns centred, without making a sparse A dense.
 
 A column of ones is sketched beside A, so that S 1 is known. Where A is wide its transpose is read, and centring takes the
 mean of each row of the sketch of Aᵀ instead: Ã (I - 1 1ᵀ/n).
@@ -8,17 +8,33 @@ Source: the rank-one correction of PCA; arXiv:2003.04937 does not centre.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
-from .exact import Centre
 from .rows import Rows, as_rows
 
 
-def centred_rows(X: Any, mean: np.ndarray) -> tuple[Rows, bool, tuple[Centre, Centre]]:
-    """Rows to read, whether they are turned, and what centres their sketch and their Gram matrix.
+class Centring(NamedTuple):
+    """What makes of numbers of the rows that are read those of centred rows.
+
+    Attributes:
+        sketch: Of a sketch.
+        gram: Of AᴴA.
+        widen: V to the columns that the rows are multiplied with.
+        product: Of AᴴA times these, and V.
+    """
+
+    sketch: Callable[[np.ndarray], np.ndarray]
+    gram: Callable[[np.ndarray], np.ndarray]
+    widen: Callable[[np.ndarray], np.ndarray]
+    product: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def centred_rows(X: Any, mean: np.ndarray) -> tuple[Rows, bool, Centring]:
+    """Rows to read, whether they are turned, and their centring.
 
     Args:
         X: Sparse (n, d).
@@ -27,18 +43,29 @@ def centred_rows(X: Any, mean: np.ndarray) -> tuple[Rows, bool, tuple[Centre, Ce
     n, d = X.shape
     if n < d:
         rows, flip = as_rows(X, transpose=True)
-        return rows, flip, (_without_row_means, lambda gram: _without_row_means(_without_row_means(gram).T).T)
+        return (
+            rows,
+            flip,
+            Centring(
+                _less_row_means,
+                lambda gram: _less_row_means(_less_row_means(gram).T).T,
+                lambda V: _less_row_means(V.T).T,
+                lambda product, V: _less_row_means(product.T).T,
+            ),
+        )
     wide = sp.hstack([X.astype(np.float64), np.ones((n, 1))], format="csr")
     rows, flip = as_rows(wide, transpose=False)
+    return (
+        rows,
+        flip,
+        Centring(
+            lambda matrix: matrix[:, :d] - matrix[:, d:] * mean,
+            lambda gram: gram[:d, :d] - n * np.outer(mean, mean),
+            lambda V: np.vstack([V, np.zeros((1, V.shape[1]))]),
+            lambda product, V: product[:d] - n * np.outer(mean, mean @ V),
+        ),
+    )
 
-    def of_sketch(matrix: np.ndarray) -> np.ndarray:
-        return matrix[:, :d] - matrix[:, d:] * mean
 
-    def of_gram(gram: np.ndarray) -> np.ndarray:
-        return gram[:d, :d] - n * np.outer(mean, mean)
-
-    return rows, flip, (of_sketch, of_gram)
-
-
-def _without_row_means(matrix: np.ndarray) -> np.ndarray:
+def _less_row_means(matrix: np.ndarray) -> np.ndarray:
     return matrix - matrix.mean(axis=1, keepdims=True)

@@ -22,7 +22,7 @@ from .result import SketchedSVDResult
 from .rows import as_rows
 from .sketches import METHODS, Sketch
 from .stream import accumulator
-from .svd import to_tolerance
+from .tolerance import to_tolerance
 from .warning import SketchWarning
 
 
@@ -143,9 +143,9 @@ class SketchedSVD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return np.asarray(X) @ self.components_ + self.mean_
 
     def _decompose(self, X: Any) -> SketchedSVDResult:
-        centre = None
+        centring = None
         if self._centred and sp.issparse(X):
-            rows, flip, centre = centred_rows(X, self.mean_)
+            rows, flip, centring = centred_rows(X, self.mean_)
         else:
             rows, flip = as_rows(X - self.mean_ if self._centred else X)
         return to_tolerance(
@@ -164,7 +164,7 @@ class SketchedSVD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             memory_limit=None,
             progress=None,
             resume=None,
-            centre=centre,
+            centring=centring,
         )
 
     def _start(self, d: int) -> None:

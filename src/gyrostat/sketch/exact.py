@@ -29,8 +29,6 @@ SMALL = 1 << 18
 LANCZOS_COLUMNS = 1500
 FAINT = 1e-140
 
-Centre = Callable[[np.ndarray], np.ndarray]
-
 
 def exact_svd(A: Any, rank: int, *, memory_limit: float | None = None, progress: Any = None) -> SketchedSVDResult:
     """Leading singular triplets without a sketch."""
@@ -49,7 +47,7 @@ def exact_from(
     left: bool = True,
     limit: float | None = None,
     watch: Watch,
-    centre_gram: Centre | None = None,
+    centre_gram: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> SketchedSVDResult:
     """Exact triplets of rows, turned back if ``flip``.
 
@@ -91,8 +89,9 @@ def left_vectors(rows: Rows, V: np.ndarray, watch: Watch) -> np.ndarray:
     work = Times(V)
     watch.run(rows, work, f"left-{digest(V)}")
     AV = work.finish()  # (n, k)
-    norm = np.linalg.norm(AV, axis=0)
-    return AV / np.where(norm > 0, norm, 1.0)
+    norm = np.sqrt(np.einsum("ij,ij->j", AV.conj(), AV).real)
+    AV /= np.where(norm > 0, norm, 1.0)
+    return AV
 
 
 def rayleigh_ritz(rows: Rows, V: np.ndarray, rank: int, watch: Watch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ from .. import _native
 from .._rng import numpy_stream
 
 HERE = Path(__file__).parent
-ABI = 5
+ABI = 6
 KEY_ROWS = 1024
 KEPT = 1 << 19  # numbers up to which memory is kept for the next call
 ALONE = 4 << 20  # bytes below which a second thread costs more than it brings
@@ -45,6 +45,7 @@ if LIBRARY is not None:
     LIBRARY.gy_norms.argtypes = [ctypes.c_int, _at, *[_size] * 3, _at]
     LIBRARY.gy_norms.restype = None
     LIBRARY.gy_times.argtypes = [ctypes.c_int, _at, *[_size] * 3, _at, _size, ctypes.c_int, _at]
+    LIBRARY.gy_normal.argtypes = [ctypes.c_int, _at, *[_size] * 4, _at, _size, ctypes.c_int, *[_at] * 2]
     LIBRARY.gy_replicates.argtypes = [*[_size] * 4, ctypes.c_int, _at, ctypes.c_int, ctypes.c_double, *[_at] * 8]
     LIBRARY.gy_errors.argtypes = [*[_size] * 6, *[ctypes.c_double] * 2, ctypes.c_int, *[_at] * 8]
     LIBRARY.gy_tilt.argtypes = [*[_size] * 4, *[_at] * 3]
@@ -123,6 +124,25 @@ def times(data: np.ndarray, V: np.ndarray, count: int) -> np.ndarray:
     if LIBRARY.gy_times(*_rows(data), right.ctypes.data, V.shape[1], used, out.ctypes.data):
         raise MemoryError("gyrostat: no memory for a product of rows")
     return out
+
+
+def normal_sums(d: int, k: int) -> np.ndarray:
+    """Zeros for :func:`normal`: (2, d, k up to a whole vector)."""
+    assert LIBRARY is not None
+    lanes = LIBRARY.gy_lanes()
+    return np.zeros((2, d, -(-k // lanes) * lanes))
+
+
+def normal(data: np.ndarray, V: np.ndarray, sums: np.ndarray, start: int, count: int) -> float:
+    """Add ``data.T @ (data @ V)`` of real rows ``start`` .. to ``sums``; |data V|²."""
+    assert LIBRARY is not None
+    square, right = ctypes.c_double(), np.ascontiguousarray(V)
+    used = count if data.nbytes >= ALONE else 1
+    if LIBRARY.gy_normal(
+        *_rows(data), start, right.ctypes.data, V.shape[1], used, sums.ctypes.data, ctypes.byref(square)
+    ):
+        raise MemoryError("gyrostat: no memory for a product of rows")
+    return square.value
 
 
 class Vectors:

@@ -222,3 +222,48 @@ class Sum:
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Go on from :meth:`state`."""
         self.total, self.rows = state["total"], int(state["rows"])
+
+
+class Normal:
+    """Σ over blocks of Aᴴ(A V) for few columns: (d, m), each row taken where it lies if the kernel is here."""
+
+    def __init__(self, V: np.ndarray, start: int = 0) -> None:
+        self.rows, self._V = start, V
+        # even and odd key blocks apart, so that the number of threads changes nothing
+        self._sums = native.normal_sums(*V.shape) if self.takes_rows else np.zeros((2, *V.shape), V.dtype)
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether :meth:`take` can be used."""
+        return native.ready() and self._V.dtype == np.float64
+
+    def take(self, data: np.ndarray, threads: int = 1) -> float:
+        """Take the next rows; a number that is finite where all of theirs are."""
+        square = native.normal(data, self._V, self._sums, self.rows, threads) if len(data) else 0.0
+        self.rows += len(data)
+        return square
+
+    def update(self, block: Block) -> None:
+        """Take the next rows."""
+        self._sums[0, :, : self._V.shape[1]] += np.asarray(block.data.conj().T @ (block.data @ self._V))
+        self.rows += len(block.energy)
+
+    def finish(self) -> np.ndarray:
+        """Aᴴ A V (d, m)."""
+        return self._sums.sum(axis=0)[:, : self._V.shape[1]]
+
+    def maker(self) -> tuple[Callable[[int], Normal], int]:
+        """What makes an empty one that begins at a given row, and its size in bytes."""
+        return partial(Normal, self._V), self._sums.nbytes
+
+    def merge(self, part: Normal) -> None:
+        """Add a part."""
+        self._sums, self.rows = self._sums + part._sums, part.rows
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The sums so far."""
+        return {"sums": self._sums[:, :, : self._V.shape[1]], "rows": np.array(self.rows)}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from :meth:`state`."""
+        self._sums[:, :, : self._V.shape[1]], self.rows = state["sums"], int(state["rows"])

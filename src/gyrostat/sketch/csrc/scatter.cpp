@@ -100,7 +100,7 @@ template <class T> void norms(const T* a, int64_t stride, int64_t rows, int64_t 
 
 }  // namespace
 
-GY_EXPORT int gy_abi_version() { return 5; }
+GY_EXPORT int gy_abi_version() { return 6; }
 
 // a (rows, d) of float64 if `wide`, else float32, consecutive rows `stride` elements apart, the first being row `start` of A;
 // sums (2, t, width), width a multiple of 8 and at least d; norms (key blocks, 2): sum and largest of |a_i|^2

@@ -1,0 +1,158 @@
+"""cost = 20nd + 2tdm + 15m³ of a sketch,  7nd for each column of a refinement,  2nd² + 15d³ of the exact path;  m = min(t, d).
+
+In operations of a matrix product; of a sparse matrix 200 for each of its nnz entries, 100 for each and each column, and
+1,000 nnz²/n + 15d³. A scattered row costs about 20 for each number, being bound by memory and not by arithmetic. What a
+refinement needs comes from the sketch's own spectrum: that part of its leading m vectors which first-order perturbation theory
+expects to be missing, and a gain of each further pass by x + √(x² - 1), x = 2 s_k²/μ - 1, that of a Chebyshev polynomial.
+
+Source: Golub and Van Loan, Matrix Computations; Saad, Numerical Methods for Large Eigenvalue Problems; not in arXiv:2003.04937.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._memory import available_memory
+from .exact import LANCZOS_COLUMNS
+from .refine import Errors, errors_of, norm_beyond
+from .replicates import COHERENT
+from .rows import Rows
+from .scatter import SCATTERING
+from .sketches import Sketch
+from .stream import SAMPLING
+
+PASS = 5e7  # what surrounds a pass of a refinement
+STEP = 8  # columns that a product takes at once
+MOST = 64  # columns beyond those wanted
+REACH = 0.5  # of the tolerance: what a plan aims at
+FAINT = 1e-5  # of the largest value: below it the Gram matrix that a refinement works with is too coarse
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A refinement: ``columns`` in the first pass, ``fresh`` in each other, and what a further pass gains."""
+
+    columns: int
+    fresh: int
+    gain: float
+    passes: int
+    cost: float
+
+
+def reading_cost(rows: Rows) -> float:
+    """One pass."""
+    return 200.0 * _entries(rows) if rows.sparse else 20.0 * _entries(rows)
+
+
+def solve_cost(rows: Rows, t: int) -> float:
+    """Spectrum of a sketch of t rows."""
+    m = float(min(t, rows.d))
+    return 2 * t * rows.d * m + 15 * m**3
+
+
+def sketch_cost(rows: Rows, t: int) -> float:
+    """Sketch and spectrum."""
+    return reading_cost(rows) + solve_cost(rows, t)
+
+
+def exact_cost(rows: Rows, rank: int, limit: float | None) -> float:
+    """The exact path; inf where it does not fit into memory or nobody can say."""
+    n, d, read = float(rows.n or 1), float(rows.d), _entries(rows)
+    if not (rows.sparse and d > LANCZOS_COLUMNS) and not _fits(rows, d, limit):
+        return np.inf
+    if not rows.sparse:
+        return 2 * read * d + 15 * d**3
+    if rows.entries is None:
+        return np.inf
+    return 300.0 * read * (100 + 10 * rank) if d > LANCZOS_COLUMNS else 1000.0 * read * read / n + 15 * d**3
+
+
+def refine_cost(rows: Rows, columns: int) -> float:
+    """One pass with so many columns."""
+    # as the kernel does it, kernel or not: the result of a seed does not depend on how the package was installed
+    each = 100.0 if rows.sparse else 7.0 if rows.dtype == np.float64 else 35.0
+    return PASS + max(reading_cost(rows), each * _entries(rows) * columns)
+
+
+def first_size(rows: Rows, rank: int, method: str) -> int:
+    """Rows of the first sketch: more where they cost next to nothing beside the pass over A."""
+    least = max(10 * rank, 100 + rank + 1)
+    if method not in ("auto", *SCATTERING, *SAMPLING) or (rows.n or 0) < 20_000:
+        return least
+    size = max(least, 500)
+    while size > least and solve_cost(rows, size) > reading_cost(rows) / 2:
+        size = max(least, 9 * size // 10)
+    return size
+
+
+def why_exact(rows: Rows, size: int, rank: int, limit: float | None) -> str | None:
+    """Why a sketch of ``size`` rows is no better than the exact path; None where it is."""
+    if size >= (rows.n or 0) / 2:
+        return f"half of the {rows.n} rows or more would be needed"
+    if exact_cost(rows, rank, limit) <= sketch_cost(rows, size):
+        return f"{size} rows would cost as much"
+    if not _fits(rows, size, limit) and size > 2 * rows.d:
+        return f"{size} rows would not fit into memory"
+    return None
+
+
+def plan_refinement(
+    rows: Rows, found: Sketch, rank: int, tol: float, size: int, limit: float | None, error: Callable[[Errors], float]
+) -> Plan | None:
+    """The cheapest refinement of a sketch to a tolerance; None where a sketch of ``size`` rows or the exact path costs less.
+
+    Args:
+        rows: The matrix.
+        found: Its sketch.
+        rank: Triplets wanted.
+        tol: To what.
+        size: Rows of the sketch that would do instead.
+        limit: Bytes that may be taken.
+        error: Which of the errors counts.
+    """
+    s = found.spectrum(rank)[0]
+    if s[rank - 1] < FAINT * s[0] or (found.method == "uniform" and found.coherence > COHERENT):
+        return None
+    # what leaves no error is worth twice its price
+    other = exact_cost(rows, rank, limit) / 2
+    if size < (rows.n or 0) / 2 and _fits(rows, size, limit):
+        other = min(other, sketch_cost(rows, size))
+    fresh, best = STEP * -(-rank // STEP), None
+    for m in range(STEP * -(-(rank + 1) // STEP), min(rank + MOST, len(s) - 1, rows.d - 1) + 1, STEP):
+        mu = norm_beyond(found, rank, m)
+        x = 2 * s[rank - 1] ** 2 / mu - 1
+        if x <= 1:
+            continue
+        gain = float(x + np.sqrt(x * x - 1))
+        start = error(errors_of(s[:m], _missing(found, rank, m), mu, rank))
+        more = int(np.ceil(max(0.0, np.log(start / (REACH * tol)) / np.log(gain))))
+        cost = refine_cost(rows, m) + more * refine_cost(rows, fresh)
+        if cost < (other if best is None else best.cost):
+            best = Plan(m, fresh, gain, 1 + more, cost)
+    return best
+
+
+def _missing(found: Sketch, rank: int, m: int) -> np.ndarray:
+    """Expected |(I - X Xᴴ) v_j| of the triplets that the first m vectors of a sketch give, (m,)."""
+    s = found.spectrum(rank)[0]
+    near, far = s[:m] ** 2, s[m:] ** 2
+    count = np.ones(len(far))
+    if len(s) < min(found.matrix.shape) and far[-1] > 0:
+        # energy that a truncated spectrum leaves out is counted as if it all stood at the last value
+        count[-1] += max(0.0, float(np.linalg.norm(found.matrix) ** 2 - s @ s)) / far[-1]
+    apart = np.maximum(near[:, None] - far, np.finfo(float).tiny)
+    # a sketch mixes far into near by their product over their distance; A' A lowers what is far by their ratio
+    mixed = near[:, None] * far / (found.size * apart**2) * (far / near[:, None]) ** 2
+    return np.sqrt(np.minimum(1.0, mixed @ count))
+
+
+def _entries(rows: Rows) -> float:
+    return float(rows.entries) if rows.entries is not None else float(rows.n or 0) * rows.d
+
+
+def _fits(rows: Rows, size: float, limit: float | None) -> bool:
+    allowed = available_memory() if limit is None else limit
+    return 3.5 * size * rows.d * rows.dtype.itemsize <= allowed
