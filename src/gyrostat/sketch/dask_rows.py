@@ -47,14 +47,19 @@ class DaskRows(Rows):
             return self._held
         return [self.array.blocks[i] for i in range(len(self.array.chunks[0]))]
 
-    def _groups(self, start: int, extra: int) -> Iterator[list[tuple[int, int, Any]]]:
-        """(first row, rows to skip, block) of a few consecutive blocks that, ``extra`` bytes each besides, fit together."""
+    def _groups(self, start: int, part: int | None = None) -> Iterator[list[tuple[int, int, Any]]]:
+        """(first row, rows to skip, block) of a few consecutive blocks that fit together.
+
+        Args:
+            start: First row.
+            part: Bytes of what comes here of each; None where that is the block itself.
+        """
         limit = min(GROUP_BYTES, available_memory() / 8)
         at, group, room = 0, [], limit
         for count, block in zip(self.array.chunks[0], self._blocks()):
             if at + count > start:
                 skip = max(0, start - at)
-                need = count * self.d * self.dtype.itemsize + extra
+                need = count * self.d * self.dtype.itemsize if part is None else part
                 if group and (need > room or len(group) == GROUP):
                     yield group
                     group, room = [], limit
@@ -67,7 +72,7 @@ class DaskRows(Rows):
     def _raw(self, start: int, stop: int | None) -> Iterator[Any]:
         import dask
 
-        for group in self._groups(start, 0):
+        for group in self._groups(start):
             computed = dask.compute(*[block for _, _, block in group])  # pyright: ignore[reportPrivateImportUsage]
             yield from (np.asarray(block)[skip:] for (_, skip, _), block in zip(group, computed))
 

@@ -1,4 +1,4 @@
-"""cost = 20nd + 2tdm + 15m³ of a sketch,  7nd for each column of a refinement,  2nd² + 15d³ of the exact path;  m = min(t, d).
+"""cost = 20nd + 2tdm + 15m³ + 700r²t of a sketch and its bars,   7nd a column of a refinement,  2nd² + 15d³ of the exact path;  m = min(t, d).
 
 In operations of a matrix product; of a sparse matrix 200 for each of its nnz entries, 100 for each and each column, and
 1,000 nnz²/n + 15d³. A scattered row costs about 20 for each number, being bound by memory and not by arithmetic. What a
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._memory import available_memory
+from .beyond import directions
 from .exact import LANCZOS_COLUMNS
 from .refine import Errors, errors_of, norm_beyond
 from .replicates import COHERENT
@@ -24,6 +25,7 @@ from .scatter import SCATTERING
 from .sketches import Sketch
 from .stream import SAMPLING
 
+AWAY = 40e6  # bytes of sums from which on they are as far as the matrix itself
 PASS = 5e7  # what surrounds a pass of a refinement
 STEP = 8  # columns that a product takes at once
 MOST = 64  # columns beyond those wanted
@@ -53,9 +55,10 @@ def solve_cost(rows: Rows, t: int) -> float:
     return 2 * t * rows.d * m + 15 * m**3
 
 
-def sketch_cost(rows: Rows, t: int) -> float:
-    """Sketch and spectrum."""
-    return reading_cost(rows) + solve_cost(rows, t)
+def sketch_cost(rows: Rows, t: int, rank: int) -> float:
+    """Sketch, spectrum and the error bars of ``rank`` components."""
+    away = min(1.2, 16.0 * t * rows.d / AWAY)
+    return reading_cost(rows) * (1 + away) + solve_cost(rows, t) + 700.0 * directions(rank) ** 2 * t
 
 
 def exact_cost(rows: Rows, rank: int, limit: float | None) -> float:
@@ -92,7 +95,7 @@ def why_exact(rows: Rows, size: int, rank: int, limit: float | None) -> str | No
     """Why a sketch of ``size`` rows is no better than the exact path; None where it is."""
     if size >= (rows.n or 0) / 2:
         return f"half of the {rows.n} rows or more would be needed"
-    if exact_cost(rows, rank, limit) <= sketch_cost(rows, size):
+    if exact_cost(rows, rank, limit) <= sketch_cost(rows, size, rank):
         return f"{size} rows would cost as much"
     if not _fits(rows, size, limit) and size > 2 * rows.d:
         return f"{size} rows would not fit into memory"
@@ -119,7 +122,7 @@ def plan_refinement(
     # what leaves no error is worth twice its price
     other = exact_cost(rows, rank, limit) / 2
     if size < (rows.n or 0) / 2 and _fits(rows, size, limit):
-        other = min(other, sketch_cost(rows, size))
+        other = min(other, sketch_cost(rows, size, rank))
     fresh, best = STEP * -(-rank // STEP), None
     for m in range(STEP * -(-(rank + 1) // STEP), min(rank + MOST, len(s) - 1, rows.d - 1) + 1, STEP):
         mu = norm_beyond(found, rank, m)
