@@ -27,7 +27,7 @@ class Beyond(NamedTuple):
 
 def directions(k: int) -> int:
     """How many directions a bootstrap of the first k works in."""
-    return k + min(20, max(8, 2 * k // 5))
+    return k + min(20, max(3, k // 6))
 
 
 def beyond(s: np.ndarray, k: int, r: int, t: int, extra: float, weights: np.ndarray, excess: np.ndarray) -> Beyond:

@@ -17,6 +17,7 @@ namespace {
 
 constexpr int64_t KEY_ROWS = 1024;
 constexpr int64_t AHEAD = 8192;  // bytes: what is on its way from memory while a row is added
+constexpr int NEAR = 32;         // numbers: the same from the second cache to the first
 constexpr int LINES = 5;         // cache lines that memory brings while eight words are drawn
 
 // 2 place + (sign > 0) for the rows of one key block, (1024, places); memory brings what lies at `next` meanwhile
@@ -44,8 +45,14 @@ void draw(Philox& random, uint64_t key, int64_t number, int64_t t, int64_t place
 template <bool ADDS, class T> GY_INLINE double pass(double* m, const T* a, const T* next, int64_t d, double factor) {
   Lanes sum[4] = {};
   auto step = [&](int64_t c, Lanes x, Lanes& sum) __attribute__((always_inline)) {
-    __builtin_prefetch(next + c);
-    if (ADDS) keep(m + c, lanes(m + c) + factor * x);
+    if (ADDS) {
+      // what is far off only as near as the sums are, or the two would push each other out
+      __builtin_prefetch(next + c, 0, 2);
+      __builtin_prefetch(a + c + NEAR);
+      keep(m + c, lanes(m + c) + factor * x);
+    } else {
+      __builtin_prefetch(next + c);
+    }
     sum += x * x;
   };
   int64_t c = 0;
