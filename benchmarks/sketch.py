@@ -215,7 +215,9 @@ def peers(n, d, k, repeats, decay, dtype) -> None:
     print("\nratio of times, peer / ours with an error no larger:")
     for name in cases:
         if not name.startswith("gyrostat"):
-            good = [o for o in cases if o.startswith("gyrostat") and errors[o] <= max(errors[name], ROUNDING[A.dtype.name])]
+            good = [
+                o for o in cases if o.startswith("gyrostat") and errors[o] <= max(errors[name], ROUNDING[A.dtype.name])
+            ]
             good = [o for o in good if ("dask" in o) == name.startswith("dask")]
             if good:
                 best = min(good, key=lambda o: statistics.median(seconds[o]))

@@ -1,5 +1,5 @@
 """How often the 95 % bounds of a sketched SVD hold, over many matrices and sketches; whether extrapolated sizes do; and
-bounds in few directions beside those in all.
+bounds in few directions beside those in all; how often bounds of refined sketches hold, and how wide they are.
 
     python benchmarks/sketch_coverage.py                      every case and method, 600 matrices each
     python benchmarks/sketch_coverage.py --cases polynomial --methods gaussian --trials 2000
@@ -17,7 +17,10 @@ import warnings
 import numpy as np
 
 from gyrostat import SketchWarning, bootstrap_error, sketched_svd, svd
-from gyrostat.sketch.sketches import METHODS
+from gyrostat.sketch.passes import Watch
+from gyrostat.sketch.refine import Span
+from gyrostat.sketch.rows import as_rows
+from gyrostat.sketch.sketches import METHODS, sketch
 
 METRICS = ("values", "left", "right")
 
@@ -110,9 +113,39 @@ def directions(sketches=6):
             yield f"j^-{power:g}, first {k}", [(float(np.mean(v)), float(np.std(v))) for v in ratios.values()]
 
 
+LONG = np.arange(1, 101)
+REFINED = {
+    "j^-1": (with_spectrum, 1.0 / LONG, 5, ("countsketch", "gaussian")),
+    "j^-1/4": (with_spectrum, LONG**-0.25, 5, ("countsketch",)),
+    "0.7^j": (with_spectrum, 0.7**LONG, 5, ("countsketch",)),
+    "ties": (with_spectrum, np.concatenate([[1, 0.98, 0.5, 0.49], 0.1 / LONG[:56]]), 4, ("countsketch",)),
+    "coherent rows": (coherent, None, 5, ("countsketch", "length", "uniform")),
+}
+
+
+def refined(case, method, size, trials, rows, passes=3):
+    """Bounds after each pass over 8 columns: how often kept, and the median of bound / error of the right vectors."""
+    make, s, k, _ = REFINED[case]
+    kept, width = np.zeros((passes, 3)), [[] for _ in range(passes)]
+    for trial in range(trials):
+        A, U, s, V = make(np.random.default_rng(trial), rows, s)
+        source = as_rows(A)[0]
+        span = Span(sketch(A, size, method=method, seed=trial), k, 8)
+        for p in range(passes):
+            span.read(source, Watch(), 8)
+            errors, found = span.errors(), (span.left_vectors(source, Watch()), span.V[:, :k])
+            left, right = (
+                np.linalg.norm(x - y * np.sum(x * y, axis=0), axis=0) for x, y in zip(found, (U[:, :k], V[:, :k]))
+            )
+            bounds = (errors.values, errors.left, errors.right)
+            kept[p] += [np.all(e <= b) for e, b in zip((np.abs(span.s[:k] - s[:k]), left, right), bounds)]
+            width[p].append(errors.right.max() / right.max())
+    return [(*(kept[p] / trials), float(np.median(width[p]))) for p in range(passes)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="*", default=[*CASES, "extrapolation", "tolerance", "directions"])
+    parser.add_argument("--cases", nargs="*", default=[*CASES, "extrapolation", "tolerance", "directions", "refined"])
     parser.add_argument("--methods", nargs="*")
     parser.add_argument("--trials", type=int, default=600)
     parser.add_argument("--rows", type=int, default=3000)
@@ -134,6 +167,14 @@ def main() -> None:
                 found[f"{case} {name}"] = row
                 words = "  ".join(f"{m} {mean:.3f} +- {spread:.3f}" for m, (mean, spread) in zip(METRICS, row))
                 print(f"in few directions, {name:18s} {words}", flush=True)
+        elif case == "refined":
+            for spectrum, (_, _, _, methods) in REFINED.items():
+                for method in options.methods or methods:
+                    for size in (104, 400):
+                        row = refined(spectrum, method, size, options.trials, options.rows)
+                        found[f"{case} {spectrum} {method} {size}"] = row
+                        words = "   ".join(f"{v:.3f} {left:.3f} {r:.3f} ({w:.1f})" for v, left, r, w in row)
+                        print(f"refined {spectrum:14s} {method:12s} {size}   {words}", flush=True)
         elif case == "tolerance":
             for tol, method in [(0.2, "countsketch"), (0.15, "countsketch"), (0.2, "uniform")]:
                 row = tolerance(options.trials, tol, method, options.rows)

@@ -56,3 +56,16 @@ def beyond(s: np.ndarray, k: int, r: int, t: int, extra: float, weights: np.ndar
 
     mass = apart(square * excess[:, None])[1]
     return Beyond(apart(square)[0] @ count, mass @ count, mass @ (count * weights[at]))
+
+
+def repeated(matrix: np.ndarray, s: np.ndarray, unit: float = 1.0) -> float:
+    """How many times more the last value counts: energy that a truncated spectrum leaves out, as if it all stood there.
+
+    Args:
+        matrix: The sketch.
+        s: Its leading singular values, in units of ``unit``.
+        unit: Of ``s``.
+    """
+    if len(s) == min(matrix.shape) or s[-1] == 0:
+        return 0.0
+    return max(0.0, float((np.linalg.norm(matrix) / unit) ** 2 - s @ s)) / float(s[-1] ** 2)

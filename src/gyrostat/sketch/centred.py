@@ -25,12 +25,14 @@ class Centring(NamedTuple):
         gram: Of AᴴA.
         widen: V to the columns that the rows are multiplied with.
         product: Of AᴴA times these, and V.
+        energy: Of |A|_F².
     """
 
     sketch: Callable[[np.ndarray], np.ndarray]
     gram: Callable[[np.ndarray], np.ndarray]
     widen: Callable[[np.ndarray], np.ndarray]
     product: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    energy: Callable[[float], float]
 
 
 def centred_rows(X: Any, mean: np.ndarray) -> tuple[Rows, bool, Centring]:
@@ -43,28 +45,24 @@ def centred_rows(X: Any, mean: np.ndarray) -> tuple[Rows, bool, Centring]:
     n, d = X.shape
     if n < d:
         rows, flip = as_rows(X, transpose=True)
-        return (
-            rows,
-            flip,
-            Centring(
-                _less_row_means,
-                lambda gram: _less_row_means(_less_row_means(gram).T).T,
-                lambda V: _less_row_means(V.T).T,
-                lambda product, V: _less_row_means(product.T).T,
-            ),
+        centring = Centring(
+            sketch=_less_row_means,
+            gram=lambda gram: _less_row_means(_less_row_means(gram).T).T,
+            widen=lambda V: _less_row_means(V.T).T,
+            product=lambda product, V: _less_row_means(product.T).T,
+            energy=lambda energy: energy - n * float(mean @ mean),
         )
+        return rows, flip, centring
     wide = sp.hstack([X.astype(np.float64), np.ones((n, 1))], format="csr")
     rows, flip = as_rows(wide, transpose=False)
-    return (
-        rows,
-        flip,
-        Centring(
-            lambda matrix: matrix[:, :d] - matrix[:, d:] * mean,
-            lambda gram: gram[:d, :d] - n * np.outer(mean, mean),
-            lambda V: np.vstack([V, np.zeros((1, V.shape[1]))]),
-            lambda product, V: product[:d] - n * np.outer(mean, mean @ V),
-        ),
+    centring = Centring(
+        sketch=lambda matrix: matrix[:, :d] - matrix[:, d:] * mean,
+        gram=lambda gram: gram[:d, :d] - n * np.outer(mean, mean),
+        widen=lambda V: np.vstack([V, np.zeros((1, V.shape[1]))]),
+        product=lambda product, V: product[:d] - n * np.outer(mean, mean @ V),
+        energy=lambda energy: energy - n * (1 + float(mean @ mean)),
     )
+    return rows, flip, centring
 
 
 def _less_row_means(matrix: np.ndarray) -> np.ndarray:

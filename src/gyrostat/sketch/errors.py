@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import native
-from .beyond import beyond
+from .beyond import beyond, repeated
 from .replicates import Replicates
 from .sketches import Sketch
 
@@ -44,9 +44,7 @@ def errors(
         (3, k + 1, B): the errors of ``METRICS``, and the largest of each; (top,): the mass.
     """
     Y, factor = found.matrix, 1.0 if factor is None else factor
-    # energy that a truncated spectrum leaves out is counted as if it all stood at the last value
-    rest = float((np.linalg.norm(Y) / unit) ** 2 - s @ s) if len(s) < min(Y.shape) else 0.0
-    extra = max(0.0, rest) / s[-1] ** 2 if s[-1] > 0 else 0.0
+    extra = repeated(Y, s, unit)
     if native.ready() and Y.dtype == np.float64:
         given = (drawn.values, drawn.overlap, drawn.length, drawn.excess)
         return native.errors(s, powered, given, (k, r, len(Y), found.power), extra, factor)

@@ -1,9 +1,10 @@
-"""cost = 20nd + 2tdm + 15m³ + 700r²t of a sketch and its bars,   7nd a column of a refinement,  2nd² + 15d³ of the exact path;  m = min(t, d).
+"""cost = 20nd + 2tdm + 15m³ + 700r²t of a sketch and its bars,  7ndc of c columns of a refinement,  2nd² + 15d³ exactly.
 
-In operations of a matrix product; of a sparse matrix 200 for each of its nnz entries, 100 for each and each column, and
-1,000 nnz²/n + 15d³. A scattered row costs about 20 for each number, being bound by memory and not by arithmetic. What a
-refinement needs comes from the sketch's own spectrum: that part of its leading m vectors which first-order perturbation theory
-expects to be missing, and a gain of each further pass by x + √(x² - 1), x = 2 s_k²/μ - 1, that of a Chebyshev polynomial.
+m = min(t, d), r directions of the bootstrap; in operations of a matrix product. Of a sparse matrix 200 for each of its nnz
+entries, 100 for each and each column, and 1,000 nnz²/n + 15d³. A scattered row costs about 20 for each number, being bound by
+memory and not by arithmetic. What a refinement needs comes from the sketch's own spectrum: that part of its leading m vectors
+which first-order perturbation theory expects to be missing, and a gain of each further pass by x + √(x² - 1),
+x = 2 s_k²/μ - 1, that of a Chebyshev polynomial.
 
 Source: Golub and Van Loan, Matrix Computations; Saad, Numerical Methods for Large Eigenvalue Problems; not in arXiv:2003.04937.
 """
@@ -18,7 +19,7 @@ import numpy as np
 from .._memory import available_memory
 from .beyond import directions
 from .exact import LANCZOS_COLUMNS
-from .refine import Errors, errors_of, norm_beyond
+from .refine import Errors, errors_of, norm_beyond, outlook
 from .replicates import COHERENT
 from .rows import Rows
 from .scatter import SCATTERING
@@ -130,26 +131,13 @@ def plan_refinement(
         if x <= 1:
             continue
         gain = float(x + np.sqrt(x * x - 1))
-        start = error(errors_of(s[:m], _missing(found, rank, m), mu, rank))
+        missing = np.sqrt(np.minimum(1.0, outlook(found, rank, m).weighted / s[:m] ** 4))
+        start = error(errors_of(s[:m], missing, mu, rank))
         more = int(np.ceil(max(0.0, np.log(start / (REACH * tol)) / np.log(gain))))
         cost = refine_cost(rows, m) + more * refine_cost(rows, fresh)
         if cost < (other if best is None else best.cost):
             best = Plan(m, fresh, gain, 1 + more, cost)
     return best
-
-
-def _missing(found: Sketch, rank: int, m: int) -> np.ndarray:
-    """Expected |(I - X Xᴴ) v_j| of the triplets that the first m vectors of a sketch give, (m,)."""
-    s = found.spectrum(rank)[0]
-    near, far = s[:m] ** 2, s[m:] ** 2
-    count = np.ones(len(far))
-    if len(s) < min(found.matrix.shape) and far[-1] > 0:
-        # energy that a truncated spectrum leaves out is counted as if it all stood at the last value
-        count[-1] += max(0.0, float(np.linalg.norm(found.matrix) ** 2 - s @ s)) / far[-1]
-    apart = np.maximum(near[:, None] - far, np.finfo(float).tiny)
-    # a sketch mixes far into near by their product over their distance; A' A lowers what is far by their ratio
-    mixed = near[:, None] * far / (found.size * apart**2) * (far / near[:, None]) ** 2
-    return np.sqrt(np.minimum(1.0, mixed @ count))
 
 
 def _entries(rows: Rows) -> float:

@@ -5,9 +5,12 @@ that each further pass gains as much as a step of a Lanczos iteration. One pass 
 
 Bounds. X is orthogonal to all but a part of A of norm √μ; then |A v_j - s_j u_j| <= √μ |(I - X Xᴴ) v_j| and, with
 r_j = s_j √μ |(I - X Xᴴ) v_j|, Δ_j = s_j² - μ, left vectors have y_j = r_j/Δ_j beyond the span of A X and at most
-y_j r_l/|s_l² - s_j²| along each other vector of it; right ones √μ/s_j times the one and s_l/s_j times the other. A value is at
-most r_j²/(2 s_j Δ_j) too small. Only μ is estimated, from the sketch of t rows: √μ = s̃_(m+1)/(1 - √((m + 1)/t)), as it
-shrinks the m + 1 directions that matter by no more than that.
+y_j r_l/|s_l² - s_j²| along each other vector of it; right ones √μ/s_j times the one and s_l/s_j times the other. A value whose
+left vector is off by the angle φ is at most s_j (1/cos φ - 1) too small, and never more than √(s_j² + μ) - s_j.
+
+Only μ is estimated, from the sketch of t rows: √μ = s̃_(m+1)/(1 - √((m + 1)/t)), as it shrinks the m + 1 directions that
+matter by no more than that. What |A|_F² - |A X|_F², which is known, has beyond the same of the sketch is added, and no more
+than all of it.
 
 Source: Parlett, The Symmetric Eigenvalue Problem (residuals, Rayleigh-Ritz); Musco and Musco, arXiv:1504.05477 (block
 Krylov); the bounds are derived here. Differs from arXiv:2003.04937, which refines once and bounds the unrefined sketch.
@@ -19,6 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .beyond import Beyond, beyond, repeated
 from .bootstrap import ErrorBounds, cluster_ends, doubts, told_apart
 from .centred import Centring
 from .errors import METRICS
@@ -79,7 +83,9 @@ def errors_of(s: np.ndarray, out: np.ndarray, mu: float, k: int) -> Errors:
     # left vectors are sums of A x/√θ
     left = np.minimum(1.0, np.sqrt(y**2 + np.sum(along**2, axis=1)) + noise + ROUNDING * s[0] / s[-1])
     right = np.minimum(1.0, np.sqrt(beyond**2 + np.sum(spread**2, axis=1)) + noise)
-    values = (np.where(y < 1, y / 2, 1.0) * residual[:k] + ROUNDING * theta[0]) / s[:k]
+    # a unit vector at that angle has a quotient of at least cos² of the true value
+    short = np.divide(1.0, np.sqrt(1 - left**2), out=np.full(k, np.inf), where=left < 1) - 1
+    values = np.minimum(s[:k] * short, np.sqrt(theta[:k] + mu) - s[:k]) + ROUNDING * theta[0] / s[:k]
     return Errors(values, left, right, beyond, spread, float(s[0]))
 
 
@@ -89,6 +95,16 @@ def norm_beyond(found: Sketch, k: int, m: int) -> float:
     if m >= found.matrix.shape[1]:
         return 0.0
     return float((s[m] ** (1 / (2 * found.power + 1)) / shrunk) ** 2) if shrunk > 0 and m < len(s) else np.inf
+
+
+def outlook(found: Sketch, k: int, m: int) -> Beyond:
+    """What the first m right vectors of a sketch, of which k are wanted, have of the others, by perturbation theory.
+
+    Returns:
+        ``push``, the energy that they have taken, and ``weighted``, the square of what AᴴA v_j has of the others, (m,) each.
+    """
+    s = found.spectrum(k)[0]
+    return beyond(s, m, m, found.size, repeated(found.matrix, s), s**4, np.ones(m))
 
 
 class Span:
@@ -116,7 +132,8 @@ class Span:
         self._found, self._rank, self._centring = found, rank, centring
         self._next = np.linalg.qr(found.spectrum(rank)[1][:, :m])[0]  # (d, m)
         self.X, self._normal = self._next[:, :0], self._next[:, :0]
-        self.mu, self.passes = norm_beyond(found, rank, m), 0
+        self._expected, self._taken = norm_beyond(found, rank, m), float(outlook(found, rank, m).push.sum())
+        self.passes = 0
 
     @property
     def open(self) -> bool:
@@ -131,6 +148,7 @@ class Span:
         theta, W = np.linalg.eigh(self.X.conj().T @ self._normal)
         keep = np.flatnonzero(theta > LOST * max(theta[-1], 0.0))[::-1]
         theta, W = theta[keep], W[:, keep]
+        self._energy = float(theta.sum())
         ritz, moved = self.X @ W, self._normal @ W  # (d, c)
         P, self.s, Vh = np.linalg.svd((moved / np.sqrt(theta)).conj().T, full_matrices=False)
         self.V, self.half = Vh.conj().T, (ritz / np.sqrt(theta)) @ P[:, : self._rank]
@@ -143,6 +161,21 @@ class Span:
         work = Times(self.half)
         watch.run(rows, work, f"left-{digest(self.half)}")
         return work.finish()
+
+    @property
+    def mu(self) -> float:
+        """Square of the norm of A beyond X."""
+        found = self._found
+        if found.energy is None or found.power:
+            return self._expected
+        left = max(found.energy - self._energy, ROUNDING * found.energy)
+        if not np.isfinite(self._expected):
+            return left
+        # a sketch that missed rows that matter has less beyond X than A has; chosen after it, X takes some of that, and
+        # leaves as much more of A
+        seen = np.linalg.norm(found.matrix) ** 2 - np.linalg.norm(found.matrix @ self.X) ** 2
+        missed = max(0.0, left - seen - 2 * self._taken)
+        return float(min(left, self._expected + missed))
 
     def errors(self) -> Errors:
         """Bounds of the first ``rank`` triplets."""

@@ -42,6 +42,7 @@ class Sketch(Result):
         coherence: n max|a_i|²/|A|_F² over the rows read; where only the sampled rows were read, over those.
         draws: Row indices of a sampling sketch, else None.
         probabilities: Probability of each drawn row, for length and leverage sampling.
+        energy: |A|_F²; None where rows that were not drawn were not read.
     """
 
     matrix: np.ndarray = field(repr=False)
@@ -52,6 +53,7 @@ class Sketch(Result):
     coherence: float = 1.0
     draws: np.ndarray | None = field(default=None, repr=False)
     probabilities: np.ndarray | None = field(default=None, repr=False)
+    energy: float | None = None
 
     @property
     def size(self) -> int:
@@ -133,9 +135,8 @@ def _streamed(rows: Rows, t: int, method: str, seed: int, watch: Watch) -> Sketc
     watch.run(rows, work, f"{method}-{t}-{seed}")
     coherence = work.rows * work.largest / work.energy if work.energy > 0 else 1.0
     done = work.closed()
-    return Sketch(
-        done.finish(last=True), method, done.rows, seed, 0, coherence, done.index if method in SAMPLING else None
-    )
+    index = done.index if method in SAMPLING else None
+    return Sketch(done.finish(last=True), method, done.rows, seed, 0, coherence, index, None, done.energy)
 
 
 def _powered(rows: Rows, found: Sketch, power: int, watch: Watch) -> Sketch:
@@ -177,20 +178,24 @@ def _by_index(rows: Rows, t: int, method: str, seed: int, draws: np.ndarray | No
         mean = float(energy.sum()) / t
         coherence = float(energy.sum(1).max()) / mean if mean > 0 else 1.0
         return Sketch(taken * np.sqrt(n / t), method, n, seed, 0, coherence, index)
-    weights, coherence = _leverages(rows, t, seed, watch) if method == "leverage" else _energies(rows)
+    weights, first = _leverages(rows, t, seed, watch) if method == "leverage" else _energies(rows)
     total = float(weights.sum())
     p = weights / total if total > 0 else np.full(len(weights), 1.0 / len(weights))
     index = random.choice(len(p), t, p=p) if draws is None else np.asarray(draws)
     taken = rows.take(index)
-    return Sketch(taken / np.sqrt(t * p[index])[:, None], method, len(p), seed, 0, coherence, index, p[index])
+    scaled = taken / np.sqrt(t * p[index])[:, None]
+    return Sketch(scaled, method, len(p), seed, 0, first.coherence, index, p[index], first.energy)
 
 
-def _energies(rows: Rows) -> tuple[np.ndarray, float]:
+def _energies(rows: Rows) -> tuple[np.ndarray, Sketch]:
+    """Squared lengths of rows, and an empty sketch that knows what they say."""
     energy = np.concatenate([block.energy for block in rows.blocks()])
-    return energy, float(len(energy) * energy.max() / energy.sum()) if energy.sum() > 0 else 1.0
+    total = float(energy.sum())
+    coherence = float(len(energy) * energy.max() / total) if total > 0 else 1.0
+    return energy, Sketch(np.zeros((0, rows.d)), "length", len(energy), 0, 0, coherence, energy=total)
 
 
-def _leverages(rows: Rows, t: int, seed: int, watch: Watch) -> tuple[np.ndarray, float]:
+def _leverages(rows: Rows, t: int, seed: int, watch: Watch) -> tuple[np.ndarray, Sketch]:
     """Half leverage scores of a first CountSketch, half squared lengths: no row with mass gets probability zero."""
     first = _streamed(rows, max(t, 4 * rows.d), "countsketch", derive_seed(seed, "leverage"), watch)
     _, s, Vh = np.linalg.svd(first.matrix, full_matrices=False)
@@ -200,4 +205,4 @@ def _leverages(rows: Rows, t: int, seed: int, watch: Watch) -> tuple[np.ndarray,
     watch.run(rows, work, f"leverage-{digest(basis)}")
     leverage, energy = work.finish().T
     both = [x / x.sum() for x in (leverage, energy) if x.sum() > 0]
-    return np.mean(both, axis=0) if both else np.ones(len(energy)), first.coherence
+    return np.mean(both, axis=0) if both else np.ones(len(energy)), first

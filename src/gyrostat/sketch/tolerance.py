@@ -88,7 +88,8 @@ def to_tolerance(
             return search.exactly(f"a sketch of {reason}")
         found = sketch(rows, size, method=sketch_method, seed=seed + stage, memory_limit=memory_limit, progress=watch)
         if centring is not None:
-            found = replace(found, matrix=centring.sketch(found.matrix))
+            energy = None if found.energy is None else centring.energy(found.energy)
+            found = replace(found, matrix=centring.sketch(found.matrix), energy=energy)
         bounds, q = search.look(found, replicates, seed + stage)
         if planned == last or size == max_size or q <= tol:
             return search.sketched(found, bounds, q, max_size)
