@@ -194,7 +194,7 @@ def test_rows_that_a_sketch_missed_widen_the_bounds():
     kept = 0
     for seed in range(12):
         A = g.standard_t(1, (3000, 20))
-        U, s, Vt = np.linalg.svd(A, full_matrices=False)
+        _, s, Vt = np.linalg.svd(A, full_matrices=False)
         r = sketched_svd(A, 5, 104, "length", refine=8, seed=seed)
         b = r.bounds.per_component
         kept += np.all(sines(r.Vt.T, Vt[:5].T) <= b["right"]) and np.all(np.abs(r.s - s[:5]) <= b["values"])

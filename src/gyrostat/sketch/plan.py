@@ -71,7 +71,7 @@ def exact_cost(rows: Rows, rank: int, limit: float | None) -> float:
         return 2 * read * d + 15 * d**3
     if rows.entries is None:
         return np.inf
-    return 300.0 * read * (100 + 10 * rank) if d > LANCZOS_COLUMNS else 1000.0 * read * read / n + 15 * d**3
+    return 200.0 * read * (100 + 10 * rank) if d > LANCZOS_COLUMNS else 1000.0 * read * read / n + 15 * d**3
 
 
 def refine_cost(rows: Rows, columns: int) -> float:
@@ -92,11 +92,13 @@ def first_size(rows: Rows, rank: int, method: str) -> int:
     return size
 
 
-def why_exact(rows: Rows, size: int, rank: int, limit: float | None) -> str | None:
-    """Why a sketch of ``size`` rows is no better than the exact path; None where it is."""
+def why_exact(rows: Rows, size: int, rank: int, limit: float | None, spent: float = 0.0) -> str | None:
+    """Why a sketch of ``size`` rows, after ``spent`` on pilots, is no better than the exact path; None where it is."""
     if size >= (rows.n or 0) / 2:
         return f"half of the {rows.n} rows or more would be needed"
-    if exact_cost(rows, rank, limit) <= sketch_cost(rows, size, rank):
+    # a wide sketch of a sparse matrix is dense, and one is seldom enough
+    stages = 4 if rows.sparse and rows.d > LANCZOS_COLUMNS else 1
+    if exact_cost(rows, rank, limit) <= stages * sketch_cost(rows, size, rank) + spent:
         return f"{size} rows would cost as much"
     if not _fits(rows, size, limit) and size > 2 * rows.d:
         return f"{size} rows would not fit into memory"

@@ -22,7 +22,7 @@ from .bootstrap import ErrorBounds, bootstrap_error
 from .centred import Centring
 from .exact import check_scale, exact_from, left_vectors
 from .passes import Sum, Watch, as_watch
-from .plan import Plan, exact_cost, first_size, plan_refinement, refine_cost, why_exact
+from .plan import Plan, exact_cost, first_size, plan_refinement, refine_cost, sketch_cost, why_exact
 from .refine import Errors, Span
 from .result import SketchedSVDResult, turned
 from .rows import Rows
@@ -82,9 +82,9 @@ def to_tolerance(
         rows, flip, rank, tol, target, alpha, flip or (left and centring is None), memory_limit, watch, centring
     )
     size = min(first_size(rows, rank, sketch_method), max_size or rows.n)
-    stage, planned, last = 0, 0, 1 if method == "two_stage" else 6
+    spent, stage, planned, last = 0.0, 0, 0, 1 if method == "two_stage" else 6
     while True:
-        if max_size is None and (reason := why_exact(rows, size, rank, memory_limit)) is not None:
+        if max_size is None and (reason := why_exact(rows, size, rank, memory_limit, spent)) is not None:
             return search.exactly(f"a sketch of {reason}")
         found = sketch(rows, size, method=sketch_method, seed=seed + stage, memory_limit=memory_limit, progress=watch)
         if centring is not None:
@@ -93,17 +93,19 @@ def to_tolerance(
         bounds, q = search.look(found, replicates, seed + stage)
         if planned == last or size == max_size or q <= tol:
             return search.sketched(found, bounds, q, max_size)
-        needed = int(np.ceil(size * max(1.1, (1.1 * q / tol) ** 2)))
+        grown = instead = int(np.ceil(size * max(1.1, (1.1 * q / tol) ** 2)))
         pilot = target != "values" and q > max(PILOT, tol)
         if pilot:
             # near its limit of one a sine says only how much is needed at least: look again before planning
             least = int(size * (q / tol) ** 2)
-            needed = least if least >= rows.n / 2 and max_size is None else 4 * size
+            grown = least if least >= rows.n / 2 and max_size is None else 4 * size
+            instead = 4 * grown
         if max_size is None:
-            plan = plan_refinement(rows, found, rank, tol, needed, memory_limit, search.error)
+            plan = plan_refinement(rows, found, rank, tol, instead, memory_limit, search.error)
             if plan is not None:
                 return search.refined(found, plan)
-        size, stage, planned = min(needed, max_size or needed), stage + 1, planned + (not pilot)
+        spent += pilot * sketch_cost(rows, size, rank)
+        size, stage, planned = min(grown, max_size or grown), stage + 1, planned + (not pilot)
 
 
 def check_rank(rows: Rows, rank: int, where: str) -> None:
