@@ -296,7 +296,13 @@ def _messages(
     angles: dict[int, float],
     null: np.ndarray,
 ) -> tuple[str, ...]:
-    out = [*doubts(found, resolved, angles, null)]
+    out = []
+    if found.method == "uniform" and found.coherence > COHERENT:
+        out.append(
+            f"a few rows carry much of the matrix (coherence {found.coherence:.0f} > {COHERENT}): bounds of uniform sampling "
+            "are too small here; use method='length' or 'gaussian'"
+        )
+    out += ties(resolved, angles, null)
     if t < 10 * k or t <= 100:
         out.append(f"a sketch of {t} rows is small for {k} components: use at least {max(10 * k, 101)}")
     if count * alpha < 5 - 1e-9:
@@ -304,22 +310,16 @@ def _messages(
     return tuple(out)
 
 
-def doubts(found: Sketch, resolved: tuple[str, ...], angles: dict[int, float], null: np.ndarray) -> tuple[str, ...]:
-    """Sentences about few rows that matter, which uniform sampling may miss, and about near ties."""
-    out = []
-    if found.method == "uniform" and found.coherence > COHERENT:
-        out.append(
-            f"a few rows carry much of the matrix (coherence {found.coherence:.0f} > {COHERENT}): bounds of uniform sampling "
-            "are too small here; use method='length' or 'gaussian'"
-        )
+def ties(resolved: tuple[str, ...], angles: dict[int, float], null: np.ndarray) -> tuple[str, ...]:
+    """A sentence about near ties, if there are any."""
     close = [j + 1 for j, word in enumerate(resolved) if word != "resolved" and not null[j]]
-    if close:
-        spans = ", ".join(f"first {m}: {q:.3g}" for m, q in angles.items())
-        out.append(
-            f"singular values {close} are not told apart from a neighbour by this sketch: trust the space they span, "
-            f"not the single vectors (sine of its angle, {spans})"
-        )
-    return tuple(out)
+    if not close:
+        return ()
+    spans = ", ".join(f"first {m}: {q:.3g}" for m, q in angles.items())
+    return (
+        f"singular values {close} are not told apart from a neighbour by this sketch: trust the space they span, "
+        f"not the single vectors (sine of its angle, {spans})",
+    )
 
 
 def _exact_bounds(

@@ -23,11 +23,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from .beyond import Beyond, beyond, repeated
-from .bootstrap import ErrorBounds, cluster_ends, doubts, told_apart
+from .bootstrap import ErrorBounds, cluster_ends, ties, told_apart
 from .centred import Centring
 from .errors import METRICS
 from .exact import rayleigh_ritz
-from .passes import Normal, Times, Watch, digest
+from .passes import Normal, Sum, Times, Watch, digest
 from .rows import Rows
 from .sketches import Sketch
 
@@ -133,7 +133,7 @@ class Span:
         self._next = np.linalg.qr(found.spectrum(rank)[1][:, :m])[0]  # (d, m)
         self.X, self._normal = self._next[:, :0], self._next[:, :0]
         self._expected, self._taken = norm_beyond(found, rank, m), float(outlook(found, rank, m).push.sum())
-        self.passes = 0
+        self._whole, self.passes = found.energy, 0
 
     @property
     def open(self) -> bool:
@@ -141,7 +141,11 @@ class Span:
         return self._next.shape[1] > 0
 
     def read(self, rows: Rows, watch: Watch, fresh: int = 0) -> None:
-        """One pass, and the choice of ``fresh`` columns for another."""
+        """One pass, and the choice of ``fresh`` columns for another; a pass more for |A|_F² where the sketch did not see it."""
+        if self._whole is None and not self._found.power:
+            work = Sum((), np.float64, lambda block: block.energy.sum())
+            watch.run(rows, work, "energy")
+            self._whole = float(work.total if self._centring is None else self._centring.energy(float(work.total)))
         self.X = np.hstack([self.X, self._next])  # (d, c)
         self._normal = np.hstack([self._normal, self._product(rows, watch)])
         self.passes += 1
@@ -166,9 +170,9 @@ class Span:
     def mu(self) -> float:
         """Square of the norm of A beyond X."""
         found = self._found
-        if found.energy is None or found.power:
+        if self._whole is None or found.power:
             return self._expected
-        left = max(found.energy - self._energy, ROUNDING * found.energy)
+        left = max(self._whole - self._energy, ROUNDING * self._whole)
         if not np.isfinite(self._expected):
             return left
         # a sketch that missed rows that matter has less beyond X than A has; chosen after it, X takes some of that, and
@@ -198,7 +202,7 @@ class Span:
             self._found.size,
             alpha,
             resolved,
-            doubts(self._found, resolved, angles, null),
+            ties(resolved, angles, null),
         )
 
     def _product(self, rows: Rows, watch: Watch) -> np.ndarray:

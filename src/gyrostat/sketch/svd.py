@@ -118,6 +118,8 @@ def sketched_svd(
     bounds = None
     if refine:
         U, values, V, bounds = refined(rows, found, rank, max(rank, refine), flip, wanted, watch)
+        for message in () if bounds is None else bounds.warnings:
+            warn(message)
         note += f", refined in 1 pass over {max(rank, refine)} columns"
     else:
         values, V = s[:rank] ** (1.0 / (2 * power + 1)), V[:, :rank]
