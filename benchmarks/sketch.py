@@ -226,7 +226,7 @@ def peers(n, d, k, repeats, decay, dtype) -> None:
 
 
 def cost(widths, k, t, picture) -> None:
-    """Times of one process, best of nine: reading A, the sketch, sketch and solve, the error bars.
+    """Times of one process, best of fifteen: reading A, the sketch, sketch and solve, the error bars.
 
     The bound is the faster of two passes that only read, numpy's dot product and the kernel's row norms; in two threads the
     latter.
@@ -261,7 +261,7 @@ def cost(widths, k, t, picture) -> None:
 
 
 def passes(A, k, t, pool) -> dict[str, float]:
-    """Milliseconds, best of nine."""
+    """Milliseconds, best of fifteen."""
     n = len(A)
     flat, halves = A.reshape(-1), (A[: n // 2], A[n // 2 :])
     found = []
@@ -283,7 +283,7 @@ def passes(A, k, t, pool) -> dict[str, float]:
         "bars": lambda: bootstrap_error(found.pop(), quiet=True),
     }
     times = {name: [] for name in cases}
-    for _ in range(9):
+    for _ in range(15):
         for name, case in cases.items():
             start = time.perf_counter()
             case()

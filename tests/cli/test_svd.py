@@ -6,6 +6,7 @@ import pytest
 import scipy.sparse as sp
 
 from gyrostat.cli.app import run
+from gyrostat.cli.svd import _pass_in_words
 
 
 @pytest.fixture
@@ -26,6 +27,33 @@ def test_factors_report_and_table(matrix, capsys):
         assert np.all(np.abs(f["s"] - np.linalg.svd(A, compute_uv=False)[:2]) < 2 * f["bound_values"] + 1e-9)
     assert "<svg" in (folder / "r.html").read_text()
     assert run([*line, "--out", str(folder / "f.npz")]) == 2  # finished results stay
+
+
+def test_refined_factors_say_how_and_draw_each_pass(tmp_path, capsys):
+    A = np.random.default_rng(0).standard_normal((8000, 300)) / np.arange(1, 301)
+    np.save(tmp_path / "a.npy", A)
+    line = ["svd", str(tmp_path / "a.npy"), "--rank", "3", "--tol", "1e-3", "--report", str(tmp_path / "r.html")]
+    assert run([*line, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["passes"] == len(told["history"]) - 1 > 0
+    assert "refined in" in told["note"]
+    np.testing.assert_allclose(told["s"], np.linalg.svd(A, compute_uv=False)[:3], rtol=1e-5)
+    page = (tmp_path / "r.html").read_text()
+    assert "after each pass over A" in page
+    assert "pass 2" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("countsketch-500-0", "countsketch sketch of 500 rows"),
+        ("normal-3440", "refining"),
+        ("energy", "sum of squares"),
+        ("left-51de", "left vectors"),
+    ],
+)
+def test_progress_names_the_pass(name, words):
+    assert _pass_in_words(name) == words
 
 
 @pytest.mark.parametrize("kind", ["npz", "csv", "zarr", "h5", "parquet"])

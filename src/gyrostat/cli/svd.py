@@ -35,7 +35,8 @@ def svd(
 
     Example: gyrostat svd matrix.npy --rank 20 --tol 0.05 --out factors.npz --report svd.html
 
-    Expected time: two to three reads of the file. Ctrl-C stops after the current block; the same line goes on from there.
+    Expected time: two to six reads of the file, more the smaller the tolerance. Ctrl-C stops after the current block; the same
+    line goes on from there.
 
     Parameters
     ----------
@@ -168,7 +169,8 @@ def _watched(place: Path | None, quiet: bool, total: int | None) -> Iterator[Any
 
 def _pass_in_words(name: str) -> str:
     kind, _, rest = name.partition("-")
-    words = {"left": "left vectors", "gram": "exact Gram matrix", "count": "counting rows", "range": "refining"}
+    words = {"left": "left vectors", "gram": "exact Gram matrix", "count": "counting rows", "energy": "sum of squares"}
+    words |= dict.fromkeys(("normal", "range", "ritz"), "refining")
     return words.get(kind, f"{kind} sketch of {rest.partition('-')[0]} rows")
 
 
@@ -215,9 +217,14 @@ def _page(result: Any, command: str, tol: float, target: str, notes: list[str]) 
 
     page = Page("Singular values with their error bars", result.note)
     kept = result.history[-1][1] if result.history and not result.exact else 0.0
+    sure = (
+        "It comes from residuals, and holds more surely than with 95 %."
+        if result.passes
+        else "It holds with about 95 %."
+    )
     page.verdict(
         f"Bound on the error ({target}): {kept:.3g}, tolerance {tol:g}.",
-        "These factors are exact to rounding." if result.exact else "It holds with probability about 95 %.",
+        "These factors are exact to rounding." if result.exact else sure,
         kind="good" if kept <= tol else "bad",
     )
     for note in notes:
@@ -225,7 +232,13 @@ def _page(result: Any, command: str, tol: float, target: str, notes: list[str]) 
     figure, axes = new_figure()
     result.plot(axes[0])
     page.figure(figure, "Singular values with 95 % error bars.")
-    if not result.exact:
+    if result.passes:
+        figure, axes = new_figure()
+        _steps(result, tol, axes[0])
+        page.figure(
+            figure, f"Bound on the error ({target}) of each sketch and after each pass over A; dashed: the tolerance."
+        )
+    elif not result.exact:
         figure, axes = new_figure()
         result.bounds.plot(axes[0])
         axes[0].axhline(tol, color="#666666", linestyle="--", linewidth=1)
@@ -238,3 +251,16 @@ def _page(result: Any, command: str, tol: float, target: str, notes: list[str]) 
     page.table(COLUMNS, _table(result), text_columns=(5,))
     page.facts({"command": command, "stages (sketch size, bound)": list(result.history)})
     return page
+
+
+def _steps(result: Any, tol: float, ax: Any) -> None:
+    """The bound of every stage, sketches first."""
+    from ..report.figures import style
+
+    sizes, bounds = zip(*result.history)
+    count = len(sizes) - result.passes
+    names = [f"{size:,} rows" for size in sizes[:count]] + [f"pass {i + 1}" for i in range(result.passes)]
+    ax.plot(range(len(names)), bounds, **style(0))
+    ax.axhline(tol, color="#666666", linestyle="--", linewidth=1)
+    ax.set(yscale="log", ylabel="bound")
+    ax.set_xticks(range(len(names)), names)

@@ -26,8 +26,9 @@ class SketchedSVDResult(Result):
         sketch: The sketch they come from; None for an exact result.
         transposed: The matrix was wide and its transpose was sketched.
         bounds: Error bounds, where they were asked for.
-        history: (sketch size, simultaneous bound) of each stage.
+        history: (sketch size, simultaneous bound) of each stage: of each sketch, then after each pass of a refinement.
         note: How the result came about, in a sentence.
+        passes: Passes of a refinement.
     """
 
     U: np.ndarray | None = field(repr=False)
@@ -38,6 +39,7 @@ class SketchedSVDResult(Result):
     bounds: ErrorBounds | None = None
     history: tuple[tuple[int, float], ...] = ()
     note: str = ""
+    passes: int = 0
 
     @property
     def exact(self) -> bool:
@@ -46,6 +48,8 @@ class SketchedSVDResult(Result):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Singular values with their error bars."""
+        from matplotlib.ticker import MaxNLocator
+
         from ..report.figures import new_figure, style
 
         ax = ax or new_figure()[1][0]
@@ -56,6 +60,7 @@ class SketchedSVDResult(Result):
             ax.errorbar(at, self.s, yerr=bar, linestyle="none", capsize=7, elinewidth=1.5, capthick=1.5, **look)
         else:
             ax.plot(at, self.s, linestyle="none", **look)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_ylim(bottom=0)
         ax.set(xlabel="component", ylabel="singular value")
         return ax

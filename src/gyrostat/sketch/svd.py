@@ -8,6 +8,7 @@ Differs from the released code: a tolerance, any source of rows, refined triplet
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def sketched_svd(
         values, V = s[:rank] ** (1.0 / (2 * power + 1)), V[:, :rank]
         U = left_vectors(rows, V, watch) if wanted else None
     watch.forget()
-    return turned(U, values, V, flip, found, bounds, note=note)
+    return replace(turned(U, values, V, flip, found, bounds, note=note), passes=1 if refine else 0)
 
 
 def svd(

@@ -206,7 +206,8 @@ class _Search:
         U = span.left_vectors(self.rows, self.watch) if self.left else None
         bounds = self._warned(span.bounds(self.flip, self.alpha, self.spans), q, "no exact path fits into memory")
         note = f"refined in {span.passes} pass{'es' * (span.passes > 1)} over {span.X.shape[1]} columns"
-        return self._result(found, (U, span.s[: self.rank], span.V[:, : self.rank]), bounds, note)
+        factors = (U, span.s[: self.rank], span.V[:, : self.rank])
+        return replace(self._result(found, factors, bounds, note), passes=span.passes)
 
     def _counts(self, bounds: ErrorBounds, scale: float) -> float:
         if self.target == "subspace":
