@@ -97,3 +97,14 @@ def test_nothing_is_known_of_the_vectors_of_zeros():
         bounds = bootstrap_error(sketched_svd(A * 0, 2, 200), k=2)
     assert bounds.per_component["left"].tolist() == bounds.per_component["right"].tolist() == [1.0, 1.0]
     assert bounds.simultaneous["values"] == 0.0
+
+
+@pytest.mark.parametrize("unit", [1e-100, 3.0, 1e100])
+def test_refined_bounds_have_the_unit_of_the_matrix(unit):
+    wide = polynomial(6000, 300, values=1 / np.arange(1.0, 301))[0]
+    one, other = (svd(M, 3, 1e-3) for M in (wide, wide * unit))
+    assert one.passes == other.passes > 0
+    for metric, scale in {"values": unit, "left": 1.0, "right": 1.0}.items():
+        here, there = one.bounds.per_component[metric], other.bounds.per_component[metric]
+        # rounding in the residuals, which are a thousandth of the values
+        np.testing.assert_allclose(there / scale, here, rtol=1e-4)

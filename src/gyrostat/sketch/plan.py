@@ -133,8 +133,7 @@ def plan_refinement(
         if x <= 1:
             continue
         gain = float(x + np.sqrt(x * x - 1))
-        missing = np.sqrt(np.minimum(1.0, outlook(found, rank, m).weighted / s[:m] ** 4))
-        start = error(errors_of(s[:m], missing, mu, rank))
+        start = error(errors_of(s[:m], outlook(found, rank, m)[1], mu, rank))
         more = int(np.ceil(max(0.0, np.log(start / (REACH * tol)) / np.log(gain))))
         cost = refine_cost(rows, m) + more * refine_cost(rows, fresh)
         if cost < (other if best is None else best.cost):

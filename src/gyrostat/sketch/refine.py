@@ -5,8 +5,9 @@ that each further pass gains as much as a step of a Lanczos iteration. One pass 
 
 Bounds. X is orthogonal to all but a part of A of norm √μ; then |A v_j - s_j u_j| <= √μ |(I - X Xᴴ) v_j| and, with
 r_j = s_j √μ |(I - X Xᴴ) v_j|, Δ_j = s_j² - μ, left vectors have y_j = r_j/Δ_j beyond the span of A X and at most
-y_j r_l/|s_l² - s_j²| along each other vector of it; right ones √μ/s_j times the one and s_l/s_j times the other. A value whose
-left vector is off by the angle φ is at most s_j (1/cos φ - 1) too small, and never more than √(s_j² + μ) - s_j.
+y_j r_l/|s_l² - s_j²| along each other vector of it (what these couple to is added to r_j); right ones √μ/s_j times the one and
+s_l/s_j times the other. A value whose left vector is off by the angle φ is at most s_j (1/cos φ - 1) too small, and never more
+than √(s_j² + μ) - s_j.
 
 Only μ is estimated, from the sketch of t rows: √μ = s̃_(m+1)/(1 - √((m + 1)/t)), as it shrinks the m + 1 directions that
 matter by no more than that. What |A|_F² - |A X|_F², which is known, has beyond the same of the sketch is added, and no more
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .beyond import Beyond, beyond, repeated
+from .beyond import beyond, repeated
 from .bootstrap import ErrorBounds, cluster_ends, ties, told_apart
 from .centred import Centring
 from .errors import METRICS
@@ -70,41 +71,56 @@ def errors_of(s: np.ndarray, out: np.ndarray, mu: float, k: int) -> Errors:
         mu: Square of the norm of A beyond X.
         k: How many.
     """
+    unit = float(s[0])
+    s, mu = s / unit, mu / unit**2
     theta = s**2
     residual, apart = s * np.sqrt(mu) * out, theta[:k] - mu  # (c,), (k,)
-    y = np.divide(residual[:k], apart, out=np.ones(k), where=apart > residual[:k])
-    gap = np.abs(theta[:k, None] - theta)  # (k, c)
+    gap = theta - theta[:k, None]  # (k, c)
     np.fill_diagonal(gap, np.inf)
-    pull = y[:, None] * residual  # (k, c)
-    along = np.divide(pull, gap, out=np.ones_like(gap), where=gap > pull)
-    beyond, spread = np.minimum(1.0, y * np.sqrt(mu) / s[:k]), np.minimum(1.0, along * (s / s[:k, None]))
-    closest = np.minimum(gap.min(axis=1), np.abs(apart))
-    noise = np.divide(ROUNDING * theta[0], closest, out=np.ones(k), where=closest > ROUNDING * theta[0])
-    # left vectors are sums of A x/√θ
-    left = np.minimum(1.0, np.sqrt(y**2 + np.sum(along**2, axis=1)) + noise + ROUNDING * s[0] / s[-1])
-    right = np.minimum(1.0, np.sqrt(beyond**2 + np.sum(spread**2, axis=1)) + noise)
+    y, along = np.ones(k), np.zeros_like(gap)
+    for _ in range(3):
+        # what a vector has along the others is coupled to what lies beyond too, and its value lies a little higher
+        pull = residual[:k] + np.sqrt(along**2 @ residual**2)
+        y = np.divide(pull, apart, out=np.ones(k), where=apart > pull)
+        moved = y[:, None] * residual  # (k, c)
+        near = np.where(gap > 0, gap - (y * pull)[:, None], -gap)
+        along = np.divide(moved, near, out=np.ones_like(gap), where=near > moved)
+    closest = np.minimum(np.abs(gap).min(axis=1), np.abs(apart))
+    noise = np.divide(ROUNDING, closest, out=np.ones(k), where=closest > ROUNDING)
+    # left vectors are sums of A x/√θ, of which the smallest count
+    magnified = ROUNDING / max(s[-1], np.sqrt(LOST))
+    beyond = np.minimum(1.0, y * np.sqrt(mu) / s[:k] + noise)
+    spread = np.minimum(1.0, along * (s / s[:k, None]))
+    left = np.minimum(1.0, np.sqrt(y**2 + np.sum(along**2, axis=1)) + noise + magnified)
+    right = np.minimum(1.0, np.sqrt(beyond**2 + np.sum(spread**2, axis=1)))
     # a unit vector at that angle has a quotient of at least cos² of the true value
     short = np.divide(1.0, np.sqrt(1 - left**2), out=np.full(k, np.inf), where=left < 1) - 1
-    values = np.minimum(s[:k] * short, np.sqrt(theta[:k] + mu) - s[:k]) + ROUNDING * theta[0] / s[:k]
-    return Errors(values, left, right, beyond, spread, float(s[0]))
+    values = np.minimum(s[:k] * short, np.sqrt(theta[:k] + mu) - s[:k]) + ROUNDING / s[:k]
+    return Errors(values * unit, left, right, beyond, spread, unit)
 
 
 def norm_beyond(found: Sketch, k: int, m: int) -> float:
     """μ beyond the first m right vectors of a sketch of which k are wanted; inf where its size says nothing."""
-    s, shrunk = found.spectrum(k)[0], 1 - np.sqrt((m + 1) / found.size)
+    s = found.spectrum(k)[0] ** (1 / (2 * found.power + 1))
+    shrunk, least = 1 - np.sqrt((m + 1) / found.size), ROUNDING * float(s[0]) ** 2
     if m >= found.matrix.shape[1]:
-        return 0.0
-    return float((s[m] ** (1 / (2 * found.power + 1)) / shrunk) ** 2) if shrunk > 0 and m < len(s) else np.inf
+        return least
+    return max(least, float((s[m] / shrunk) ** 2)) if shrunk > 0 and m < len(s) else np.inf
 
 
-def outlook(found: Sketch, k: int, m: int) -> Beyond:
+def outlook(found: Sketch, k: int, m: int) -> tuple[float, np.ndarray]:
     """What the first m right vectors of a sketch, of which k are wanted, have of the others, by perturbation theory.
 
     Returns:
-        ``push``, the energy that they have taken, and ``weighted``, the square of what AᴴA v_j has of the others, (m,) each.
+        The energy that they have taken, and the part of AᴴA v_j beyond them, (m,).
     """
     s = found.spectrum(k)[0]
-    return beyond(s, m, m, found.size, repeated(found.matrix, s), s**4, np.ones(m))
+    unit = float(s[0]) or 1.0  # fourth powers follow
+    s = s / unit
+    theory = beyond(s, m, m, found.size, repeated(found.matrix, s, unit), s**4, np.ones(m))
+    fourth = s[:m] ** 4
+    part = np.divide(theory.weighted, fourth, out=np.ones(m), where=fourth > 0)
+    return float(theory.push.sum()) * unit**2, np.sqrt(np.minimum(1.0, part))
 
 
 class Span:
@@ -113,7 +129,7 @@ class Span:
     Args:
         found: The sketch.
         rank: Triplets wanted.
-        m: Columns to begin with.
+        m: Columns to begin with, as far as the sketch has them.
         centring: Of rows that are to be centred.
 
     Attributes:
@@ -131,8 +147,9 @@ class Span:
     def __init__(self, found: Sketch, rank: int, m: int, centring: Centring | None = None) -> None:
         self._found, self._rank, self._centring = found, rank, centring
         self._next = np.linalg.qr(found.spectrum(rank)[1][:, :m])[0]  # (d, m)
+        m = self._next.shape[1]
         self.X, self._normal = self._next[:, :0], self._next[:, :0]
-        self._expected, self._taken = norm_beyond(found, rank, m), float(outlook(found, rank, m).push.sum())
+        self._expected, self._taken = norm_beyond(found, rank, m), outlook(found, rank, m)[0]
         self._whole, self.passes = found.energy, 0
 
     @property

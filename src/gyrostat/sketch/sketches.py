@@ -114,6 +114,11 @@ def sketch(
             f"sketch: {need} read A more than once, but A is an iterator that can be read only once; "
             "pass a function that returns a fresh iterator of blocks"
         )
+    if not rows.random_access and (method == "leverage" or (draws is not None and method != "gaussian")):
+        raise ArgumentError(
+            f"sketch: method {method!r} {'with draws ' if draws is not None else ''}takes rows by their number, but A comes in "
+            "blocks; use 'length' or 'countsketch', or pass an array"
+        )
     waiting = 0 if method in SCATTERING else KEY_ROWS * (rows.d + 2 * sketch_size)
     plan_memory(
         float(3 * sketch_size * rows.d + waiting) * rows.dtype.itemsize + (1 << 24),
