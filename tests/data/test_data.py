@@ -93,6 +93,14 @@ def good(tmp_path, **changes):
     return path
 
 
+def test_npz_takes_a_small_x_too(tmp_path):
+    x, y = np.random.default_rng(0).standard_normal((40, 12, 2)), np.arange(40) % 2
+    for name in ("X", "x"):
+        np.savez(tmp_path / f"{name}_.npz", **{name: x, "y": y})
+    found = [open_data(str(tmp_path / f"{name}_.npz")) for name in ("X", "x")]
+    np.testing.assert_array_equal(found[0].x, found[1].x)
+
+
 def test_npz_round_trip_and_standardisation(tmp_path):
     data = open_data(good(tmp_path))
     train = data.x[data.split["train"]].reshape(-1, 2)

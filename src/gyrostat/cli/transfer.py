@@ -71,7 +71,7 @@ def transfer(
     from ..data.catalogue import open_images, sources
     from ..report.page import write_atomically
     from ..train.devices import open_accelerator
-    from ..train.sources import fitted, load_source
+    from ..train.sources import SIDE, fitted, load_source
     from ..train.transfer import Study, run_study, tensors
     from ..transfer.fine_tune import fine_tune
     from ..transfer.network import ConvNet
@@ -83,6 +83,8 @@ def transfer(
         "last_blocks": last_blocks, "trainable": "all" if names == ("all",) else names, "batch_norm": batch_norm,
         "head_init": head_init, "epochs": tune_epochs, "lr": tune_lr,
     }  # fmt: skip
+    if size is not None:
+        SIDE.check("size", size, "transfer")  # before any image is drawn
     study = Study(
         _counts(labels), adversarial, epochs, source_lr, width, seeds, subsets, test_limit, robust_limit, seed,
         tuple(tuning.items()),

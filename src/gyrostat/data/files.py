@@ -95,6 +95,8 @@ def _read_npz(path: Path, seed: int, task: str) -> SequenceData:
         raise DataError(f"{path.name}: not a whole .npz file: {error}") from error
     except (SyntaxError, TypeError, AttributeError, OverflowError, MemoryError, IndexError) as error:
         raise DataError(f"{path.name}: an array header inside is damaged") from error
+    if "X" not in arrays and "x" in arrays:
+        arrays["X"] = arrays.pop("x")
     if task == "none" and "X" in arrays:
         lengths = arrays.get("lengths")
         count = len(lengths) if lengths is not None and arrays["X"].ndim == 2 and lengths.ndim else len(arrays["X"])

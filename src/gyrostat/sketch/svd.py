@@ -148,8 +148,9 @@ def svd(
 ) -> SketchedSVDResult:
     """Leading singular triplets to a tolerance, with error bounds.
 
-    The promise is ``tol``: a final bound somewhat above it is reported as it is, and bounds of a size that was chosen by
-    looking at bounds are a little optimistic.
+    A first sketch says what is missing; then a larger sketch, a refined one or the exact path follows, whichever costs least,
+    and ``note`` says which. The promise is ``tol``: a final bound somewhat above it is reported as it is, and bounds of a
+    size that was chosen by looking at bounds are a little optimistic.
 
     Args:
         A: As for :func:`sketched_svd`, but readable more than once.
@@ -161,7 +162,7 @@ def svd(
         method: "two_stage" (one planned resize, after pilots where the first sketch is too small to plan from) or
             "iterate" (up to six).
         replicates: Bootstrap replicates.
-        max_size: Largest sketch allowed; the bound then says what was reached.
+        max_size: Largest sketch allowed; nothing but sketches is tried then, and the bound says what was reached.
         left: Compute left vectors too.
         seed: The result depends on it alone.
         memory_limit: Bytes that may be taken; None is what the machine has free.

@@ -99,6 +99,9 @@ def load_source(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     return model.eval(), facts
 
 
+SIDE = Integer(low=4, high=1024)
+
+
 def fitted(images: ImageData, size: int | None = None, channels: int | None = None) -> ImageData:
     """Images of another side (bilinear) and with another number of channels (grey repeated, or colours averaged).
 
@@ -106,7 +109,7 @@ def fitted(images: ImageData, size: int | None = None, channels: int | None = No
         ArgumentError: A size below 4.
     """
     if size is not None:
-        Integer(low=4, high=1024).check("size", size, "transfer")
+        SIDE.check("size", size, "transfer")
     have = images.pixels.shape[1]
     wanted = have if channels is None else channels
     if (size is None or images.pixels.shape[2:] == (size, size)) and wanted == have:
