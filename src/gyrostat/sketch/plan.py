@@ -41,7 +41,6 @@ class Plan:
     columns: int
     fresh: int
     gain: float
-    passes: int
     cost: float
 
 
@@ -56,10 +55,11 @@ def solve_cost(rows: Rows, t: int) -> float:
     return 2 * t * rows.d * m + 15 * m**3
 
 
-def sketch_cost(rows: Rows, t: int, rank: int) -> float:
+def sketch_cost(rows: Rows, t: int, rank: int, method: str) -> float:
     """Sketch, spectrum and the error bars of ``rank`` components."""
     away = min(1.2, 16.0 * t * rows.d / AWAY)
-    return reading_cost(rows) * (1 + away) + solve_cost(rows, t) + 700.0 * directions(rank) ** 2 * t
+    drawn = t / float(rows.n or t) if method == "uniform" and rows.random_access else 1.0
+    return reading_cost(rows) * (1 + away) * drawn + solve_cost(rows, t) + 700.0 * directions(rank) ** 2 * t
 
 
 def exact_cost(rows: Rows, rank: int, limit: float | None) -> float:
@@ -92,13 +92,13 @@ def first_size(rows: Rows, rank: int, method: str) -> int:
     return size
 
 
-def why_exact(rows: Rows, size: int, rank: int, limit: float | None, spent: float = 0.0) -> str | None:
+def why_exact(rows: Rows, size: int, rank: int, method: str, limit: float | None, spent: float = 0.0) -> str | None:
     """Why a sketch of ``size`` rows, after ``spent`` on pilots, is no better than the exact path; None where it is."""
     if size >= (rows.n or 0) / 2:
         return f"half of the {rows.n} rows or more would be needed"
     # a wide sketch of a sparse matrix is dense, and one is seldom enough
     stages = 4 if rows.sparse and rows.d > LANCZOS_COLUMNS else 1
-    if exact_cost(rows, rank, limit) <= stages * sketch_cost(rows, size, rank) + spent:
+    if exact_cost(rows, rank, limit) <= stages * sketch_cost(rows, size, rank, method) + spent:
         return f"{size} rows would cost as much"
     if not _fits(rows, size, limit) and size > 2 * rows.d:
         return f"{size} rows would not fit into memory"
@@ -125,7 +125,7 @@ def plan_refinement(
     # what leaves no error is worth twice its price
     other = exact_cost(rows, rank, limit) / 2
     if size < (rows.n or 0) / 2 and _fits(rows, size, limit):
-        other = min(other, sketch_cost(rows, size, rank))
+        other = min(other, sketch_cost(rows, size, rank, found.method))
     fresh, best = STEP * -(-rank // STEP), None
     for m in range(STEP * -(-(rank + 1) // STEP), min(rank + MOST, len(s) - 1, rows.d - 1) + 1, STEP):
         mu = norm_beyond(found, rank, m)
@@ -137,7 +137,7 @@ def plan_refinement(
         more = int(np.ceil(max(0.0, np.log(start / (REACH * tol)) / np.log(gain))))
         cost = refine_cost(rows, m) + more * refine_cost(rows, fresh)
         if cost < (other if best is None else best.cost):
-            best = Plan(m, fresh, gain, 1 + more, cost)
+            best = Plan(m, fresh, gain, cost)
     return best
 
 

@@ -84,7 +84,7 @@ def to_tolerance(
     size = min(first_size(rows, rank, sketch_method), max_size or rows.n)
     spent, stage, planned, last = 0.0, 0, 0, 1 if method == "two_stage" else 6
     while True:
-        if max_size is None and (reason := why_exact(rows, size, rank, memory_limit, spent)) is not None:
+        if max_size is None and (reason := why_exact(rows, size, rank, sketch_method, memory_limit, spent)) is not None:
             return search.exactly(f"a sketch of {reason}")
         found = sketch(rows, size, method=sketch_method, seed=seed + stage, memory_limit=memory_limit, progress=watch)
         if centring is not None:
@@ -104,7 +104,7 @@ def to_tolerance(
             plan = plan_refinement(rows, found, rank, tol, instead, memory_limit, search.error)
             if plan is not None:
                 return search.refined(found, plan)
-        spent += pilot * sketch_cost(rows, size, rank)
+        spent += pilot * sketch_cost(rows, size, rank, sketch_method)
         size, stage, planned = min(grown, max_size or grown), stage + 1, planned + (not pilot)
 
 
