@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,7 @@ from gyrostat._errors import NonFiniteError
 from gyrostat._rng import numpy_stream
 from gyrostat.sketch import native
 from gyrostat.sketch.replicates import Fresh, eigen, excess, replicate, spread
-from gyrostat.sketch.rows import as_rows, row_energy
+from gyrostat.sketch.rows import Block, as_rows, row_energy
 from gyrostat.sketch.scatter import KEY_ROWS, Scatter
 from gyrostat.sketch.sketches import sketch
 from tests.sketch.matrices import polynomial
@@ -61,6 +62,31 @@ def test_kernel_equals_its_twin(n, d, size, start, kind, method, threads):
         np.testing.assert_allclose(found._sums, expected, rtol=0, atol=1e-14 * np.sqrt(n))
     assert found.rows == start + n
     np.testing.assert_allclose(total, (np.abs(A.astype(complex)) ** 2).sum(), rtol=1e-12)
+
+
+@needs_library
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 3000),
+    d=st.integers(1, 70),
+    size=st.integers(1, 400),
+    start=st.integers(0, 3000),
+    index=st.sampled_from([np.int32, np.int64]),
+    method=st.sampled_from(["countsketch", "sparse_sign"]),
+)
+def test_sparse_kernel_equals_its_twin(n, d, size, start, index, method):
+    A = sp.random(n, d, density=0.2, random_state=np.random.default_rng(0), format="csr")
+    A.indptr, A.indices = A.indptr.astype(index), A.indices.astype(index)
+    assert native.sparse(A)
+    found = Scatter(method, size, d, np.float64, 5, start)
+    found.update(Block(start, A, np.asarray(A.multiply(A).sum(1)).ravel()))
+    expected = Scatter(method, size, d, np.float64, 5, start)
+    expected._scatter(A)
+    if method == "countsketch":
+        np.testing.assert_array_equal(found._sums, expected._sums)
+    else:  # eight places are summed in another order
+        np.testing.assert_allclose(found._sums, expected._sums, rtol=0, atol=1e-14 * np.sqrt(n))
+    assert found.rows == start + n
 
 
 @needs_library

@@ -20,7 +20,7 @@ from .. import _native
 from .._rng import numpy_stream
 
 HERE = Path(__file__).parent
-ABI = 6
+ABI = 7
 KEY_ROWS = 1024
 KEPT = 1 << 19  # numbers up to which memory is kept for the next call
 ALONE = 4 << 20  # bytes below which a second thread costs more than it brings
@@ -41,6 +41,15 @@ if LIBRARY is not None:
         _at,
         _size,
         _at,
+    ]
+    LIBRARY.gy_scatter_sparse.argtypes = [
+        ctypes.c_int,
+        *[_at] * 3,
+        *[_size] * 2,
+        ctypes.c_uint64,
+        *[_size] * 2,
+        _at,
+        _size,
     ]
     LIBRARY.gy_norms.argtypes = [ctypes.c_int, _at, *[_size] * 3, _at]
     LIBRARY.gy_norms.restype = None
@@ -106,6 +115,27 @@ def scatter(data: np.ndarray, sums: np.ndarray, start: int, key: int, places: in
     if failed:
         raise MemoryError("gyrostat: no memory for the places of a block of rows")
     return found
+
+
+def sparse(data: Any) -> bool:
+    """Whether a kernel can take these rows of a CSR matrix."""
+    parts = (data.indptr, data.indices)
+    return (
+        data.dtype == np.float64
+        and data.data.flags.c_contiguous
+        and all(p.dtype == parts[0].dtype and p.dtype in (np.int32, np.int64) and p.flags.c_contiguous for p in parts)
+    )
+
+
+def scatter_sparse(data: Any, sums: np.ndarray, start: int, key: int, places: int) -> None:
+    """:func:`scatter` of rows of a CSR matrix, without their norms."""
+    assert LIBRARY is not None
+    wide = int(data.indptr.dtype == np.int64)
+    addresses = (data.indptr.ctypes.data, data.indices.ctypes.data, data.data.ctypes.data)
+    if LIBRARY.gy_scatter_sparse(
+        wide, *addresses, data.shape[0], start, key, sums.shape[1], places, sums.ctypes.data, sums.shape[2]
+    ):
+        raise MemoryError("gyrostat: no memory for the places of a block of rows")
 
 
 def norms(data: np.ndarray) -> np.ndarray:

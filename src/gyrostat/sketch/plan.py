@@ -1,6 +1,6 @@
 """cost = 20nd + 2tdm + 15m³ + 700r²t of a sketch and its bars,  7ndc of c columns of a refinement,  2nd² + 15d³ exactly.
 
-m = min(t, d), r directions of the bootstrap; in operations of a matrix product. Of a sparse matrix 200 for each of its nnz
+m = min(t, d), r directions of the bootstrap; in operations of a matrix product. Of a sparse matrix 500 for each of its nnz
 entries, 100 for each and each column, and 1,000 nnz²/n + 15d³. A scattered row costs about 20 for each number, being bound by
 memory and not by arithmetic. What a refinement needs comes from the sketch's own spectrum: that part of its leading m vectors
 which first-order perturbation theory expects to be missing, and a gain of each further pass by x + √(x² - 1),
@@ -46,7 +46,7 @@ class Plan:
 
 def reading_cost(rows: Rows) -> float:
     """One pass."""
-    return 200.0 * _entries(rows) if rows.sparse else 20.0 * _entries(rows)
+    return 500.0 * _entries(rows) if rows.sparse else 20.0 * _entries(rows)
 
 
 def solve_cost(rows: Rows, t: int) -> float:

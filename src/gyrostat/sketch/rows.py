@@ -179,8 +179,13 @@ class SparseRows(Rows):
         self._step = max(1, int((1 << 20) * max(1, matrix.shape[0]) / max(1, matrix.nnz)))
 
     def _raw(self, start: int, stop: int | None) -> Iterator[Any]:
-        for a in range(start, self._matrix.shape[0], self._step):
-            yield self._matrix[a : a + self._step]
+        whole = self._matrix
+        for a in range(start, whole.shape[0], self._step):
+            # scipy would copy them
+            ends = whole.indptr[a : a + self._step + 1]
+            low, high = int(ends[0]), int(ends[-1])
+            parts = (whole.data[low:high], whole.indices[low:high], ends - ends[0])
+            yield type(whole)(parts, shape=(len(ends) - 1, self.d))
 
     def take(self, index: np.ndarray) -> np.ndarray:
         """The rows ``index``, dense: as many as were asked for."""
@@ -331,7 +336,10 @@ def _block(item: Any) -> Any:
 
 
 def _pieces(raw: Any) -> Iterator[Any]:
-    step = raw.shape[0] if sp.issparse(raw) else max(1, BLOCK_BYTES // max(1, 8 * raw.shape[1]))
+    if sp.issparse(raw):
+        yield raw
+        return
+    step = max(1, BLOCK_BYTES // max(1, 8 * raw.shape[1]))
     for a in range(0, raw.shape[0], max(1, step)):
         yield raw[a : a + step]
 

@@ -66,7 +66,10 @@ class Scatter:
         if self.takes_rows and not sp.issparse(block.data):
             self.take(block.data)
         else:
-            self._scatter(block.data)
+            if native.ready() and sp.issparse(block.data) and native.sparse(block.data):
+                native.scatter_sparse(block.data, self._sums, self.rows, self._key, self._places)
+            else:
+                self._scatter(block.data)
             self._count(len(block.energy), float(block.energy.sum()), float(block.energy.max(initial=0.0)))
 
     def finish(self, last: bool = False) -> np.ndarray:

@@ -100,6 +100,27 @@ void scatter(const T* a, int64_t stride, int64_t rows, int64_t d, int64_t start,
   });
 }
 
+// the same of the rows of a sparse matrix, stored entries only
+template <class Index>
+void scatter_sparse(const Index* begin, const Index* column, const double* a, int64_t rows, int64_t start, uint64_t key, int64_t t,
+                    int64_t places, double* sums, int64_t width) {
+  const double scale = 1 / std::sqrt(double(places)), factor[2] = {-scale, scale};
+  Philox random;
+  std::vector<int32_t> code(size_t(KEY_ROWS * places));
+  for (int64_t number = start / KEY_ROWS; number * KEY_ROWS < start + rows; ++number) {
+    double* sum = sums + (number & 1) * t * width;
+    const int64_t low = std::max<int64_t>(0, number * KEY_ROWS - start), high = std::min(rows, (number + 1) * KEY_ROWS - start);
+    draw(random, key, number, t, places, (const char*)(a + begin[low]), code.data());
+    for (int64_t i = low; i < high; ++i) {
+      const int32_t* own = &code[size_t((start + i - number * KEY_ROWS) * places)];
+      for (int64_t p = 0; p < places; ++p) {
+        double* m = sum + int64_t(own[p] >> 1) * width;
+        for (int64_t e = begin[i]; e < begin[i + 1]; ++e) m[column[e]] += factor[own[p] & 1] * a[e];
+      }
+    }
+  }
+}
+
 template <class T> void norms(const T* a, int64_t stride, int64_t rows, int64_t d, double* energy) {
   const int64_t ahead = distance<T>(stride, d);
   for (int64_t i = 0; i < rows; ++i) energy[i] = pass<false>(nullptr, a + i * stride, a + i * stride + ahead, d, 0.0);
@@ -107,7 +128,7 @@ template <class T> void norms(const T* a, int64_t stride, int64_t rows, int64_t 
 
 }  // namespace
 
-GY_EXPORT int gy_abi_version() { return 6; }
+GY_EXPORT int gy_abi_version() { return 7; }
 
 // a (rows, d) of float64 if `wide`, else float32, consecutive rows `stride` elements apart, the first being row `start` of A;
 // sums (2, t, width), width a multiple of 8 and at least d; norms (key blocks, 2): sum and largest of |a_i|^2
@@ -118,6 +139,20 @@ GY_EXPORT int gy_scatter(int wide, const void* a, int64_t stride, int64_t rows, 
       scatter((const double*)a, stride, rows, d, start, key, t, places, threads, sums, width, norms);
     else
       scatter((const float*)a, stride, rows, d, start, key, t, places, threads, sums, width, norms);
+  } catch (const std::exception&) {
+    return 1;
+  }
+  return 0;
+}
+
+// begin (rows + 1), column and a as scipy's CSR has them, indices of 64 bits if `wide`; sums as above
+GY_EXPORT int gy_scatter_sparse(int wide, const void* begin, const void* column, const double* a, int64_t rows, int64_t start,
+                                uint64_t key, int64_t t, int64_t places, double* sums, int64_t width) {
+  try {
+    if (wide)
+      scatter_sparse((const int64_t*)begin, (const int64_t*)column, a, rows, start, key, t, places, sums, width);
+    else
+      scatter_sparse((const int32_t*)begin, (const int32_t*)column, a, rows, start, key, t, places, sums, width);
   } catch (const std::exception&) {
     return 1;
   }
