@@ -3,6 +3,7 @@
     GYROSTAT_DATA=folder python benchmarks/sketch.py real      Fashion-MNIST, a term-document matrix, an ECG trajectory
     python benchmarks/sketch.py peers                          randomized_svd, svd_lowrank, fbpca, dask svd_compressed
     python benchmarks/sketch.py cost --picture cost.png        error bars, memory bandwidth, cost against n
+    python benchmarks/sketch.py products                       A'(A V) of few columns, by the kernel and by numpy
     python benchmarks/sketch.py memory                         a file twice as large as the address space allowed
 
 Errors are the largest sine over the first k right singular vectors, against an exact decomposition. Peak memory is that of
@@ -31,6 +32,7 @@ import scipy.sparse.linalg as spl
 import threadpoolctl
 
 from gyrostat import SketchWarning, bootstrap_error, certify, sketched_svd, svd
+from gyrostat.sketch import native
 from gyrostat.sketch.npy import NpyFile
 from gyrostat.sketch.rows import as_rows, row_energy
 from gyrostat.sketch.sketches import sketch
@@ -291,6 +293,30 @@ def passes(A, k, t, pool) -> dict[str, float]:
     return {name: 1e3 * min(v) for name, v in times.items()}
 
 
+def products(n, widths, columns) -> None:
+    """Gflop/s of A'(A V), best of five: the kernel in one thread, and numpy's two products."""
+    for d in widths:
+        A = polynomial(n, d)
+        for k in columns:
+            V = np.random.default_rng(0).standard_normal((d, k))
+            kernel = best(lambda A=A, V=V: native.normal(A, V, native.normal_sums(*V.shape), 0, 1))
+            blas = best(lambda A=A, V=V: A.T @ (A @ V))
+            work = 4e-9 * n * d * k
+            print(
+                f"{n} x {d}, {k:2d} columns: kernel {work / kernel:5.1f}, numpy {work / blas:5.1f} Gflop/s", flush=True
+            )
+
+
+def best(case) -> float:
+    """Seconds, the least of five."""
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        case()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
 def draw(lines, picture) -> None:
     import matplotlib
 
@@ -365,7 +391,7 @@ def blas() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["real", "peers", "cost", "memory"])
+    parser.add_argument("what", choices=["real", "peers", "cost", "products", "memory"])
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--columns", type=int, default=300)
     parser.add_argument("--components", type=int, default=5)
@@ -383,6 +409,8 @@ def main() -> None:
         peers(options.rows, options.columns, options.components, options.repeats, options.decay, options.dtype)
     elif options.what == "cost":
         cost([100, 300, 784], options.components, 500, options.picture)
+    elif options.what == "products":
+        products(options.rows, (200, 784), (8, 16, 24))
     else:
         memory(options.folder, options.limit)
 

@@ -1,4 +1,8 @@
+from contextlib import contextmanager
+
 import numpy as np
+
+from gyrostat.sketch import native
 
 
 def polynomial(n=2000, d=30, seed=0, values=None):
@@ -10,3 +14,17 @@ def polynomial(n=2000, d=30, seed=0, values=None):
 
 def sine(a, b):
     return np.sqrt(np.maximum(0, 1 - np.abs(np.sum(a.conj() * b, axis=0)) ** 2))
+
+
+def blocks_of(A, step=700):
+    return lambda: (A[a : a + step] for a in range(0, len(A), step))
+
+
+@contextmanager
+def threads_for_any_size():
+    """A second thread also where it does not pay."""
+    before, native.ALONE = native.ALONE, 0
+    try:
+        yield
+    finally:
+        native.ALONE = before

@@ -19,7 +19,7 @@ from gyrostat.sketch.replicates import Fresh, eigen, excess, replicate, spread
 from gyrostat.sketch.rows import Block, as_rows, row_energy
 from gyrostat.sketch.scatter import KEY_ROWS, Scatter
 from gyrostat.sketch.sketches import sketch
-from tests.sketch.matrices import polynomial
+from tests.sketch.matrices import polynomial, threads_for_any_size
 
 needs_library = pytest.mark.skipif(native.LIBRARY is None, reason=native.REASON)
 
@@ -50,11 +50,8 @@ def twin(A, method, size, start=0):
 def test_kernel_equals_its_twin(n, d, size, start, kind, method, threads):
     A = matrix(n, d + 3, kind)[:, 1 : d + 1]  # rows that do not touch each other
     found = Scatter(method, size, d, np.complex128 if kind[0] == "c" else np.float64, 5, start)
-    native.ALONE, before = 0, native.ALONE
-    try:
+    with threads_for_any_size():
         total = found.take(A, threads)
-    finally:
-        native.ALONE = before
     expected = twin(A, method, size, start)
     if method == "countsketch":
         np.testing.assert_array_equal(found._sums, expected)
@@ -253,11 +250,8 @@ def test_bounds_equal_those_of_the_twin(monkeypatch, method, size, columns, powe
 )
 def test_products_equal_blas(n, d, k, kind, threads):
     A, V = matrix(n, d + 3, kind)[:, 1 : d + 1], matrix(d, k, "f8", 1)
-    native.ALONE, before = 0, native.ALONE
-    try:
+    with threads_for_any_size():
         found = native.times(A, V, threads)
-    finally:
-        native.ALONE = before
     np.testing.assert_allclose(found, A.astype(float) @ V, atol=1e-13 * d)
 
 

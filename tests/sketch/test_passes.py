@@ -1,29 +1,14 @@
 """An interrupted pass goes on where it stopped, and ends with the same bits."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from gyrostat import sketched_svd, svd
 from gyrostat._errors import DataError
-from gyrostat.sketch.passes import Watch
-from tests.sketch.matrices import polynomial
-
-
-class StopAfter(Watch):
-    """Asks to stop after so many blocks."""
-
-    def __init__(self, blocks, folder):
-        super().__init__(self.count, folder)
-        self.left, self.seen = blocks, 0
-
-    def count(self, _):
-        self.seen += 1
-        self.left -= 1
-        self.stop = self.left == 0
-
-
-def blocks_of(A, step=700):
-    return lambda: (A[a : a + step] for a in range(0, len(A), step))
+from tests.sketch.interrupted import StopAfter, until_done
+from tests.sketch.matrices import blocks_of, polynomial
 
 
 @pytest.mark.parametrize("method", ["countsketch", "gaussian", "length", "leverage"])
@@ -34,14 +19,7 @@ def test_interrupted_svd_goes_on(method, tmp_path):
     whole = StopAfter(-1, tmp_path / "whole")
     svd(kind, 2, 0.25, sketch_method=method, progress=whole)
     assert not (tmp_path / "whole").exists()
-    stops = 0
-    while True:
-        try:
-            found = svd(kind, 2, 0.25, sketch_method=method, progress=StopAfter(3, tmp_path / "state"))
-            break
-        except KeyboardInterrupt:
-            stops += 1
-            assert (tmp_path / "state").exists()
+    found, stops = until_done(partial(svd, kind, 2, 0.25, sketch_method=method), tmp_path / "state", 3)
     assert stops >= whole.seen // 4
     np.testing.assert_array_equal(found.s, expected.s)
     np.testing.assert_array_equal(found.U, expected.U)
@@ -53,27 +31,16 @@ def test_interrupted_svd_goes_on(method, tmp_path):
 def test_power_and_refine_passes_go_on(options, tmp_path):
     A = polynomial(5000, 40)[0]
     expected = sketched_svd(blocks_of(A), 2, 100, **options)
-    stops = 0
-    while True:
-        try:
-            found = sketched_svd(blocks_of(A), 2, 100, progress=StopAfter(4, tmp_path / "state"), **options)
-            break
-        except KeyboardInterrupt:
-            stops += 1
+    found, stops = until_done(partial(sketched_svd, blocks_of(A), 2, 100, **options), tmp_path / "state", 4)
     assert stops >= 3
     np.testing.assert_array_equal(found.s, expected.s)
 
 
 def test_exact_pass_goes_on(tmp_path):
     A = polynomial(9000, 40)[0]
-    expected, stops = svd(blocks_of(A), 2, 1e-4), 0
+    expected = svd(blocks_of(A), 2, 1e-4)
     assert expected.exact
-    while True:
-        try:
-            found = svd(blocks_of(A), 2, 1e-4, progress=StopAfter(5, tmp_path / "state"))
-            break
-        except KeyboardInterrupt:
-            stops += 1
+    found, stops = until_done(partial(svd, blocks_of(A), 2, 1e-4), tmp_path / "state", 5)
     assert stops >= 3
     np.testing.assert_array_equal(found.s, expected.s)
 

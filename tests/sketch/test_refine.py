@@ -1,5 +1,7 @@
 """Refined triplets are those of their slow twin, and their bounds hold: after every pass, whatever the spectrum."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -14,8 +16,8 @@ from gyrostat.sketch.passes import Normal, Watch
 from gyrostat.sketch.refine import Span
 from gyrostat.sketch.rows import as_rows
 from gyrostat.sketch.sketches import sketch
-from tests.sketch.matrices import polynomial
-from tests.sketch.test_passes import StopAfter, blocks_of
+from tests.sketch.interrupted import until_done
+from tests.sketch.matrices import blocks_of, polynomial, threads_for_any_size
 
 needs_library = pytest.mark.skipif(native.LIBRARY is None, reason=native.REASON)
 
@@ -44,14 +46,9 @@ def product(rows, V, threads=None):
 def test_product_does_not_depend_on_cut_or_threads(n, d, k, cut, kind):
     g = np.random.default_rng(0)
     A, V = g.standard_normal((n, d + 3)).astype(kind)[:, 1 : d + 1], g.standard_normal((d, k))
-    found = []
-    native.ALONE, before = 0, native.ALONE
-    try:
-        for threads in (1, 2):
-            found.append(product(as_rows(A, transpose=False)[0], V, threads))
+    with threads_for_any_size():
+        found = [product(as_rows(A, transpose=False)[0], V, threads) for threads in (1, 2)]
         found.append(product(as_rows([A[a : a + cut] for a in range(0, n, cut)])[0], V))
-    finally:
-        native.ALONE = before
     for other in found[1:]:
         np.testing.assert_array_equal(other, found[0])
     wide = A.astype(float)
@@ -131,14 +128,9 @@ def test_svd_refines_where_that_is_cheap_and_keeps_the_tolerance(target, wide):
 
 def test_interrupted_refinement_goes_on(tmp_path):
     A = polynomial(6000, 300, values=1 / np.arange(1.0, 301))[0]
-    expected, stops = svd(blocks_of(A), 3, 1e-3), 0
+    expected = svd(blocks_of(A), 3, 1e-3)
     assert "refined" in expected.note
-    while True:
-        try:
-            found = svd(blocks_of(A), 3, 1e-3, progress=StopAfter(5, tmp_path / "state"))
-            break
-        except KeyboardInterrupt:
-            stops += 1
+    found, stops = until_done(partial(svd, blocks_of(A), 3, 1e-3), tmp_path / "state", 5)
     assert stops >= 5
     np.testing.assert_array_equal(found.s, expected.s)
     np.testing.assert_array_equal(found.U, expected.U)

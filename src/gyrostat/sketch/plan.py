@@ -120,6 +120,7 @@ def plan_refinement(
         error: Which of the errors counts.
     """
     s = found.spectrum(rank)[0]
+    # the spectrum of rows that matter little would mislead the plan
     if s[rank - 1] < FAINT * s[0] or (found.method == "uniform" and found.coherence > COHERENT):
         return None
     # what leaves no error is worth twice its price

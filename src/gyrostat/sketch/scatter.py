@@ -63,14 +63,15 @@ class Scatter:
 
     def update(self, block: Block) -> None:
         """Add the next rows."""
-        if self.takes_rows and not sp.issparse(block.data):
+        sparse = sp.issparse(block.data)
+        if self.takes_rows and not sparse:
             self.take(block.data)
+            return
+        if self.takes_rows and native.sparse(block.data):
+            native.scatter_sparse(block.data, self._sums, self.rows, self._key, self._places)
         else:
-            if native.ready() and sp.issparse(block.data) and native.sparse(block.data):
-                native.scatter_sparse(block.data, self._sums, self.rows, self._key, self._places)
-            else:
-                self._scatter(block.data)
-            self._count(len(block.energy), float(block.energy.sum()), float(block.energy.max(initial=0.0)))
+            self._scatter(block.data)
+        self._count(len(block.energy), float(block.energy.sum()), float(block.energy.max(initial=0.0)))
 
     def finish(self, last: bool = False) -> np.ndarray:
         """The sketch (t, d) of the rows so far; more may follow unless ``last``, which takes the memory of a sum for it."""

@@ -13,7 +13,6 @@
 
 namespace {
 
-constexpr int64_t KEY_ROWS = 1024;
 #if defined(__AVX512F__)
 constexpr int ROWS = 8, WIDE = 3;  // rows and vectors of V at a time: their products stay in registers
 #else

@@ -15,7 +15,6 @@
 
 namespace {
 
-constexpr int64_t KEY_ROWS = 1024;
 constexpr int64_t AHEAD = 8192;  // bytes: what is on its way from memory while a row is added
 constexpr int NEAR = 32;         // numbers: the same from the second cache to the first
 constexpr int LINES = 5;         // cache lines that memory brings while eight words are drawn

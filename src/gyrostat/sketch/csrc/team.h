@@ -1,9 +1,13 @@
 // work(part) for part = 0..parts-1, each by one thread. Threads live for one call: nothing is left for a fork to lose.
 #pragma once
 #include <atomic>
+#include <cstdint>
 #include <new>
 #include <thread>
 #include <vector>
+
+// rows of a key block: even and odd ones have a sum each, so that one thread or two make the same sums
+constexpr int64_t KEY_ROWS = 1024;
 
 template <class Work> void run(int parts, const Work& work) {
   std::atomic<bool> failed{false};
